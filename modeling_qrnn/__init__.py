@@ -1,0 +1,72 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The Quasi-Recurrent Neural Network (Bradbury et al. 2017) as a Hugging Face Transformers model.
+
+Importing the package registers its models with Transformers' Auto classes, and nothing else.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
+from .configuration_qrnn import QRNNConfig
+from .layers_qrnn import QRNN, QRNNLayer, QRNNState
+from .modeling_qrnn import (
+    QRNNForCausalLM,
+    QRNNForMaskedLM,
+    QRNNForSequenceClassification,
+    QRNNForTokenClassification,
+    QRNNModel,
+    QRNNPreTrainedModel,
+)
+from .pooling_qrnn import recurrent_pooling
+
+
+_MODELS = {
+    AutoModel: QRNNModel,
+    AutoModelForCausalLM: QRNNForCausalLM,
+    AutoModelForMaskedLM: QRNNForMaskedLM,
+    AutoModelForSequenceClassification: QRNNForSequenceClassification,
+    AutoModelForTokenClassification: QRNNForTokenClassification,
+}
+
+AutoConfig.register(QRNNConfig.model_type, QRNNConfig, exist_ok=True)
+QRNNConfig.register_for_auto_class()
+for _auto_class, _model_class in _MODELS.items():
+    _auto_class.register(QRNNConfig, _model_class, exist_ok=True)
+    _model_class.register_for_auto_class(_auto_class.__name__)
+
+
+__all__ = [
+    "QRNN",
+    "QRNNCacheLayer",
+    "QRNNConfig",
+    "QRNNForCausalLM",
+    "QRNNForMaskedLM",
+    "QRNNForSequenceClassification",
+    "QRNNForTokenClassification",
+    "QRNNLayer",
+    "QRNNModel",
+    "QRNNPreTrainedModel",
+    "QRNNState",
+    "load_recurrent_state",
+    "recurrent_pooling",
+    "save_recurrent_state",
+]

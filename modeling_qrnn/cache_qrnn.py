@@ -1,0 +1,281 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The recurrent state of a QRNN as a layer of Transformers' stock caches.
+
+`DynamicCache(config=config)` and `StaticCache(config=config, ...)` build one `QRNNCacheLayer` for each entry of
+`config.layer_types`. The state has a fixed size, so one class serves both.
+"""
+
+import json
+import os
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedConfig
+from transformers.cache_utils import (
+    STATIC_LAYER_TYPE_MAPPING,
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    LinearAttentionLayer,
+)
+
+
+class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
+    """What one layer carries: the last inputs of its convolution, the recurrent state `c`, and the length so far.
+
+    The first two live in `conv_states[0]` `(batch, input, max(kernel_size - 1, 1))` and `recurrent_states[0]`
+    `(batch, hidden)`, the latter in float32 (float64 for a float64 model). They are written in place, so their
+    addresses stay fixed for compiled decoding. With gradients enabled, what is written is detached and what is read is
+    a copy: training over chunks backpropagates within each chunk (truncated backpropagation through time).
+
+    After `activate_past_recording` the layer also keeps the state after every token since the last `crop`, so that
+    `crop(-n)` takes back the last `n` tokens exactly; assisted decoding and prompt lookup rest on this.
+    """
+
+    # The version of this class's interface. The installed package and the remote code of a model folder may share a
+    # process, and with it Transformers' registry of cache layers: whichever was imported last serves both.
+    _layer_type = "qrnn_v1"
+    is_sliding = False
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self, max_cache_len: int | None = None, **kwargs):
+        # `max_cache_len` is what StaticCache passes to every layer; the size of a recurrent state does not depend on it.
+        LinearAttentionLayer.__init__(self, number_of_states=1)
+        CacheLayerMixin.__init__(self)
+        self.cumulative_length: torch.Tensor | None = None
+        self.conv_history: torch.Tensor | None = None
+        self.recurrent_history: torch.Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size of the state; an `AttributeError` before the first update, as in Transformers' layers."""
+        if self.conv_states[0] is None:
+            raise AttributeError("The cache layer is empty: it has no batch size yet")
+        return self.conv_states[0].shape[0]
+
+    def carried_state(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The recurrent state and the convolution's last inputs, or `None` before the first token."""
+        if not self.has_previous_state[0]:
+            return None
+        self.prefetch()  # after an `offload` the state comes back here
+        state = self.recurrent_states[0], self.conv_states[0]
+        return tuple(tensor.clone() for tensor in state) if torch.is_grad_enabled() else state
+
+    def lazy_initialization(self, conv_states=None, recurrent_states=None, state_idx=0, conv_kernel_size=None) -> None:
+        super().lazy_initialization(conv_states, recurrent_states, state_idx, conv_kernel_size)
+        if conv_states is not None:
+            # A tensor, not an int: a number would be baked into an exported decoding step.
+            self.cumulative_length = torch.zeros((), dtype=torch.long, device=conv_states.device)
+
+    def update_conv_state(
+        self,
+        conv_states: torch.Tensor,
+        state_idx: int = 0,
+        *,
+        num_tokens: int,
+        history: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Store the convolution's last inputs and count the tokens that led to them.
+
+        Args:
+            conv_states: `(batch, input, kernel_size - 1)`; without columns a placeholder is stored, for only this
+                state says that there is one at all.
+            state_idx: always 0.
+            num_tokens: length of the chunk, pads included.
+            history: `(batch, num_tokens, input, kernel_size - 1)`, the state after each token, while recording.
+        """
+        if conv_states.shape[-1] == 0:
+            conv_states = F.pad(conv_states, (1, 0))
+            history = None if history is None else F.pad(history, (1, 0))
+        if not self.is_conv_states_initialized[0]:
+            self.lazy_initialization(conv_states=conv_states)
+        if self.record_past:
+            self.conv_history = _append(self.conv_history, self.conv_states[0], history)
+        self.conv_states[0].copy_(conv_states.detach())
+        self.cumulative_length.add_(num_tokens)
+        self.has_previous_state[0] = True
+        return self.conv_states[0]
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, state_idx: int = 0, *, history: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        """Store the recurrent state.
+
+        Args:
+            recurrent_states: `(batch, hidden)`.
+            state_idx: always 0.
+            history: `(batch, num_tokens, hidden)`, the state after each token, while recording.
+        """
+        if not self.is_recurrent_states_initialized[0]:
+            self.lazy_initialization(recurrent_states=recurrent_states)
+        if self.record_past:
+            self.recurrent_history = _append(self.recurrent_history, self.recurrent_states[0], history)
+        self.recurrent_states[0].copy_(recurrent_states.detach())
+        return self.recurrent_states[0]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        raise ValueError("A QRNN has no keys and values: its cache layers cannot be updated with them")
+
+    def get_seq_length(self) -> torch.Tensor | int:
+        # A copy, for the counter advances in place.
+        return 0 if self.cumulative_length is None else self.cumulative_length.clone()
+
+    def get_mask_sizes(self, query_length: int) -> tuple[torch.Tensor | int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def reset(self) -> None:
+        LinearAttentionLayer.reset(self)
+        self.conv_history = self.recurrent_history = None
+        if self.cumulative_length is not None:
+            self.cumulative_length.zero_()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row of the batch."""
+        self._change_batch(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows of the batch, in this order; a mask picks rows too."""
+        self._change_batch(lambda rows: rows[indices.to(rows.device)])
+
+    def _change_batch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        for states in (self.conv_states, self.recurrent_states):
+            if states[0] is not None:
+                states[0] = change(states[0])
+        for name in ("conv_history", "recurrent_history"):
+            if getattr(self, name) is not None:
+                setattr(self, name, change(getattr(self, name)))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, and forget the recorded states that led there.
+
+        Args:
+            tokens_to_remove: minus the number of tokens, as Transformers counts; 0 only drops what was recorded.
+
+        Raises:
+            ValueError: for a positive number, or for more tokens than were recorded since the last `crop`.
+            RuntimeError: if nothing was recorded.
+        """
+        tokens_to_remove = int(tokens_to_remove)  # candidate generators count in tensors
+        if tokens_to_remove > 0:
+            raise ValueError(f"`tokens_to_remove` must be zero or negative, got {tokens_to_remove}")
+        if tokens_to_remove < 0:
+            self._roll_back(-tokens_to_remove)
+        self.conv_history = self.recurrent_history = None
+
+    def _roll_back(self, num_tokens: int) -> None:
+        if self.recurrent_history is None or self.conv_history is None:
+            raise RuntimeError("`crop` needs the past states: call `activate_past_recording` before the tokens to remove")
+        recorded = self.recurrent_history.shape[1] - 1
+        if num_tokens > recorded:
+            raise ValueError(
+                f"`tokens_to_remove` must be between {-recorded} and 0, the tokens recorded since the last crop, "
+                f"got {-num_tokens}"
+            )
+        self.conv_states[0].copy_(self.conv_history[:, -1 - num_tokens])
+        self.recurrent_states[0].copy_(self.recurrent_history[:, -1 - num_tokens])
+        self.cumulative_length.sub_(num_tokens)
+
+
+# A class can register itself in one of the two maps only, see `CacheLayerMixin.__init_subclass__`.
+STATIC_LAYER_TYPE_MAPPING[QRNNCacheLayer._layer_type] = QRNNCacheLayer
+
+
+def _append(history: torch.Tensor | None, state: torch.Tensor, new_states: torch.Tensor | None) -> torch.Tensor:
+    """`(batch, tokens + 1, ...)`: the state before the recording, and the one after each token."""
+    if new_states is None:
+        raise ValueError("`history` must be given while the cache records its past")
+    if history is None:
+        history = state.clone()[:, None]
+    return torch.cat([history, new_states.detach().to(history.dtype)], dim=1)
+
+
+def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
+    """Write the state in a cache to a safetensors file, to go on in another process or on another day.
+
+    Args:
+        cache: the `past_key_values` of a QRNN that has seen at least one token.
+        path: the file to write, with `layers.{i}.conv_state`, `layers.{i}.recurrent_state` and `layers.{i}.length`.
+
+    Raises:
+        ValueError: if the cache holds no state of a QRNN.
+
+    Example:
+        >>> import tempfile
+        >>> from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+        >>> model = QRNNForCausalLM(QRNNConfig(vocab_size=50, hidden_size=16)).eval()
+        >>> cache = model(torch.tensor([[1, 2, 3]])).past_key_values
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_recurrent_state(cache, f"{folder}/state.safetensors")
+        ...     loaded = load_recurrent_state(f"{folder}/state.safetensors", model.config)
+        >>> int(loaded.get_seq_length())
+        3
+    """
+    tensors = {}
+    for index, layer in enumerate(cache.layers):
+        if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
+            raise ValueError(f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not")
+        tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
+        tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
+        tensors[f"layers.{index}.length"] = layer.cumulative_length
+    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in cache.layers]
+    save_file(tensors, path, metadata={"format": QRNNCacheLayer._layer_type, "widths": json.dumps(widths)})
+
+
+def load_recurrent_state(
+    path: str | os.PathLike, config: PreTrainedConfig, device: torch.device | str = "cpu"
+) -> DynamicCache:
+    """Read a file that `save_recurrent_state` wrote.
+
+    Args:
+        path: the file.
+        config: the config of the model that is to go on from the state.
+        device: where the model is.
+
+    Returns:
+        A cache to pass as `past_key_values`.
+
+    Raises:
+        ValueError: if the file holds something else, or the state of a model with other layers.
+
+    Example:
+        See `save_recurrent_state`.
+    """
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != QRNNCacheLayer._layer_type:
+            raise ValueError(
+                f"`path` must be a file written by `save_recurrent_state` (format {QRNNCacheLayer._layer_type}), "
+                f"but {path} has the format {metadata.get('format')}"
+            )
+        widths, expected = json.loads(metadata["widths"]), [list(widths) for widths in config.state_widths]
+        if widths != expected:
+            raise ValueError(
+                f"`path` holds the state of another model: per layer [convolution input, columns, hidden] it has "
+                f"{widths}, and `config` describes {expected}"
+            )
+        cache = DynamicCache(config=config)
+        for index, layer in enumerate(cache.layers):
+            length = int(file.get_tensor(f"layers.{index}.length"))
+            layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state"), num_tokens=length)
+            layer.update_recurrent_state(file.get_tensor(f"layers.{index}.recurrent_state"))
+    return cache

@@ -1,0 +1,230 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""QRNN model configuration."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils.type_validators import interval
+
+
+_size = interval(min=1)
+_probability = interval(min=0.0, max=1.0, exclude_max=True)
+_weight = interval(min=0.0)
+
+
+@strict
+class QRNNConfig(PreTrainedConfig):
+    r"""The configuration of a QRNN. The defaults are the architecture of the paper's language model, without dropout.
+
+    Args:
+        vocab_size (`int`, defaults to 10000):
+            Number of tokens.
+        embedding_size (`int`, *optional*, defaults to `hidden_size`):
+            Width of the token embeddings. Plain and dense stacks with tied embeddings end in a layer of this width; a
+            residual model has a linear layer from it where it differs from `hidden_size`, and one back before a tied head.
+        hidden_size (`int`, defaults to 640):
+            Width of the layers; in a bidirectional model each direction has half of it.
+        num_hidden_layers (`int`, defaults to 2):
+            Number of layers.
+        kernel_size (`int` or `list[int]`, defaults to 2):
+            Width of the convolutions, one for all layers or one per layer.
+        pooling (`str`, defaults to `"fo"`):
+            Recurrent pooling, `"f"`, `"fo"` or `"ifo"` (equations 3 to 5 of the paper).
+        candidate_activation (`str`, defaults to `"tanh"`):
+            Activation of the candidate `z`: `"tanh"`, `"identity"` or `"relu"`.
+        connection (`str`, defaults to `"plain"`):
+            `"plain"` stacks the layers; `"dense"` feeds each layer the embeddings and the outputs of all layers below
+            (section 2.1 of the paper); `"residual"` is the pre-norm block `x + W_o QRNN(norm(x))`.
+        norm (`str`, *optional*):
+            `"layer_norm"` or `"rms_norm"` on the input of each layer and before the head. `None` is no normalisation,
+            except in residual models, where it becomes `"rms_norm"`.
+        norm_eps (`float`, defaults to 1e-6):
+            What the normalisation adds to the variance.
+        intermediate_size (`int`, *optional*):
+            Width of a gated MLP (SiLU) after each residual QRNN block; `None` for no MLP.
+        bidirectional (`bool`, defaults to `False`):
+            Read in both directions, with separate weights; upper layers see both. For encoders.
+        forget_bias (`float`, defaults to 0.0):
+            Initial bias of the forget gate; positive values make units remember longer at first.
+        zoneout (`float`, defaults to 0.0):
+            Probability with which a unit keeps its state in training (equation 6).
+        embedding_dropout (`float`, defaults to 0.0):
+            Probability with which a word is dropped from the embedding matrix, everywhere in the batch.
+        input_dropout (`float`, defaults to 0.0):
+            Dropout on the input of the first layer.
+        hidden_dropout (`float`, defaults to 0.0):
+            Dropout between layers, and on both branches of a residual block.
+        output_dropout (`float`, defaults to 0.0):
+            Dropout before the head.
+        weight_dropout (`float`, defaults to 0.0):
+            Probability with which single weights of the gate projections are dropped (DropConnect).
+        locked_dropout (`bool`, defaults to `False`):
+            One dropout mask for all time steps, as AWD-QRNN has it; the paper's dropout draws each step anew.
+        activation_regularization (`float`, defaults to 0.0):
+            Weight of the mean square of the causal language model's dropped-out output in its training loss (AR).
+        temporal_activation_regularization (`float`, defaults to 0.0):
+            Weight of the mean square of that output's change from step to step, before dropout (TAR).
+        classifier_pooling (`str`, defaults to `"last"`):
+            How a sequence becomes one vector: `"last"` (the forward direction at the last real token, the backward one
+            at the first: the halves of the channels), `"max"`, `"mean"`, or `"concat"`, all three side by side.
+        classifier_dropout (`float`, *optional*):
+            Dropout before a classification head; `output_dropout` if `None`.
+        classifier_hidden_size (`int`, *optional*):
+            Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT; `None`
+            for one linear layer.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of initial embeddings and linear layers. The gate projections start from torch's own
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))` instead, for a fixed small range starves a plain stack.
+        use_cache (`bool`, *optional*):
+            Whether to return the recurrent state; by default all but bidirectional models do.
+        pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int` or `list[int]`, *optional*):
+            Special tokens.
+        tie_word_embeddings (`bool`, defaults to `False`):
+            Whether the head shares the weights of the embeddings.
+
+    Raises:
+        StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.
+        StrictDataclassClassValidationError: for fields that do not fit together.
+
+    Example:
+        >>> config = QRNNConfig(hidden_size=256, num_hidden_layers=4, connection="residual", intermediate_size=512)
+        >>> config.norm, config.embedding_size
+        ('rms_norm', 256)
+    """
+
+    model_type = "qrnn"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = _size(default=10_000)
+    embedding_size: int | None = None
+    hidden_size: int = _size(default=640)
+    num_hidden_layers: int = _size(default=2)
+    kernel_size: int | list[int] = 2
+    pooling: Literal["f", "fo", "ifo"] = "fo"
+    candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
+    connection: Literal["plain", "dense", "residual"] = "plain"
+    norm: Literal["layer_norm", "rms_norm"] | None = None
+    norm_eps: float = _weight(default=1e-6)
+    intermediate_size: int | None = None
+    bidirectional: bool = False
+    forget_bias: float | int = 0.0
+    zoneout: float | int = _probability(default=0.0)
+    embedding_dropout: float | int = _probability(default=0.0)
+    input_dropout: float | int = _probability(default=0.0)
+    hidden_dropout: float | int = _probability(default=0.0)
+    output_dropout: float | int = _probability(default=0.0)
+    weight_dropout: float | int = _probability(default=0.0)
+    locked_dropout: bool = False
+    activation_regularization: float | int = _weight(default=0.0)
+    temporal_activation_regularization: float | int = _weight(default=0.0)
+    classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
+    classifier_dropout: float | int | None = None
+    classifier_hidden_size: int | None = None
+    initializer_range: float = _weight(default=0.02)
+    use_cache: bool | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        if self.norm is None and self.connection == "residual":
+            self.norm = "rms_norm"
+        if self.use_cache is None:
+            self.use_cache = not self.bidirectional
+        super().__post_init__(**kwargs)
+
+    @property
+    def layer_types(self) -> list[str]:
+        """The kind of each layer's cache, by which Transformers builds it."""
+        return ["qrnn_v1"] * self.num_hidden_layers
+
+    @property
+    def kernel_sizes(self) -> list[int]:
+        """The width of each layer's convolution."""
+        if isinstance(self.kernel_size, int):
+            return [self.kernel_size] * self.num_hidden_layers
+        return list(self.kernel_size)
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """The channels into and out of each layer's QRNN, both directions together."""
+        outputs = [self.hidden_size] * self.num_hidden_layers
+        if self.connection == "residual":
+            return list(zip(outputs, outputs, strict=True))
+        if self.tie_word_embeddings:
+            outputs[-1] = self.embedding_size
+        if self.connection == "dense":
+            inputs = [self.embedding_size + sum(outputs[:layer]) for layer in range(self.num_hidden_layers)]
+        else:
+            inputs = [self.embedding_size, *outputs[:-1]]
+        return list(zip(inputs, outputs, strict=True))
+
+    @property
+    def state_widths(self) -> list[tuple[int, int, int]]:
+        """What each layer's cache holds: channels and columns of the convolution's inputs, and the recurrent width."""
+        return [
+            (input_size, max(kernel_size - 1, 1), output_size)
+            for (input_size, output_size), kernel_size in zip(self.layer_sizes, self.kernel_sizes, strict=True)
+        ]
+
+    @property
+    def output_size(self) -> int:
+        """The width of `last_hidden_state`."""
+        return self.layer_sizes[-1][1]
+
+    def validate_layer_type(self):
+        """The layer types are the property above, not a choice."""
+
+    def validate_optional_fields(self):
+        """Part of `@strict`-powered validation: the ranges of fields that may also be `None` or a list."""
+        for name in ("embedding_size", "intermediate_size", "classifier_hidden_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
+        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}")
+        if len(self.kernel_sizes) != self.num_hidden_layers or min(self.kernel_sizes) < 1:
+            raise ValueError(
+                f"`kernel_size` must be a number from 1 up, or one per layer ({self.num_hidden_layers}), "
+                f"got {self.kernel_size}"
+            )
+
+    def validate_connection(self):
+        """Part of `@strict`-powered validation: an MLP belongs to a residual block."""
+        if self.intermediate_size is not None and self.connection != "residual":
+            raise ValueError(
+                f"`intermediate_size` must be None unless connection='residual', got {self.intermediate_size} "
+                f"with connection={self.connection!r}"
+            )
+
+    def validate_directions(self):
+        """Part of `@strict`-powered validation: two directions share each width, and there is no state to carry."""
+        if not self.bidirectional:
+            return
+        for name, width in (("hidden_size", self.hidden_size), ("embedding_size", self.output_size)):
+            if width % 2:
+                raise ValueError(f"`{name}` must be even in a bidirectional model, half per direction, got {width}")
+        if self.use_cache:
+            raise ValueError(
+                "`use_cache` must be False or None in a bidirectional model, got True: its backward direction starts "
+                "at the end, so there is no state to go on from"
+            )
+
+
+__all__ = ["QRNNConfig"]

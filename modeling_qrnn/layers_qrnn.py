@@ -1,0 +1,584 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""QRNN layers in plain PyTorch: `QRNNLayer` (convolution -> pooling) and `QRNN`, the drop-in for `torch.nn.LSTM`."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from .pooling_qrnn import (
+    GATES,
+    check_options,
+    last_real_position,
+    recurrent_pooling,
+    segment_starts,
+    token_mask,
+)
+
+
+class QRNNState(NamedTuple):
+    """What a `QRNN` carries from one chunk to the next, one entry per layer and direction.
+
+    The order is that of `torch.nn.LSTM`: layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+    """
+
+    c: tuple[torch.Tensor, ...]
+    """Recurrent states `(batch, hidden)`, float32 (float64 for float64 input)."""
+    conv: tuple[torch.Tensor, ...]
+    """Last inputs of the convolutions `(batch, input, kernel_size - 1)`, oldest first."""
+
+
+class ConvolutionWindow:
+    """The real tokens that a masked convolution sees, across pads, chunks and packed sequences.
+
+    Pads are stepped over as if they were not there; before the first token of the chunk stand the carried inputs; what
+    lies beyond the start of a segment is zero.
+
+    Args:
+        x: `(batch, seq_len, input)`.
+        conv_state: `(batch, input, kernel_size - 1)`, the last real inputs before the chunk, oldest first.
+        is_real: `(batch, seq_len)` bool, or `None` if all tokens are real.
+        is_start: `(batch, seq_len)` bool, the starts of segments, or `None`.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [2.0], [3.0]]])
+        >>> window = ConvolutionWindow(x, torch.zeros(1, 1, 1), torch.tensor([[True, False, True]]), None)
+        >>> window.inputs().tolist()  # the 2 is a pad: at 3, the token before is 1
+        [[[0.0, 1.0], [1.0, 0.0], [1.0, 3.0]]]
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        conv_state: torch.Tensor,
+        is_real: torch.Tensor | None,
+        is_start: torch.Tensor | None,
+    ):
+        if is_real is not None:
+            # A pad is never anyone's tap, but stands in its own window: zero there keeps what it holds, NaN included,
+            # out of the gradient of the weights.
+            x = x.masked_fill(~is_real[..., None], 0)
+        self.x = x
+        self.taps = conv_state.shape[2]  # how many tokens back the convolution reaches
+        self.tokens = torch.cat([conv_state.transpose(1, 2).to(x.dtype), x], dim=1) if self.taps else x
+        self.is_shifted = self.taps == 0 or (is_real is None and is_start is None)
+        if not self.is_shifted:
+            self._locate(is_real, is_start)
+
+    def _locate(self, is_real: torch.Tensor | None, is_start: torch.Tensor | None) -> None:
+        """Where in `tokens` the taps of each position lie, and of the position after the chunk."""
+        batch_size, seq_len, _ = self.x.shape
+        if is_real is None:
+            is_real = self.x.new_ones(batch_size, seq_len, dtype=torch.bool)
+        # The carried inputs count as real, so a walk back from token to real token always arrives.
+        last_real = last_real_position(F.pad(is_real, (self.taps, 0), value=True))
+        position = torch.arange(self.taps, self.taps + seq_len + 1, device=self.x.device).expand(batch_size, -1)
+        walk = []
+        for _ in range(self.taps):
+            position = last_real.gather(1, position - 1)
+            walk.append(position)
+        self.positions = torch.stack(walk[::-1], dim=2)  # (batch, seq_len + 1, taps)
+        self.is_foreign = None
+        if is_start is not None:
+            segment = is_start.cumsum(dim=1)  # the carried inputs belong to the first segment, number 0
+            own = torch.cat([segment, segment[:, -1:]], dim=1)
+            of_taps = F.pad(segment, (self.taps, 0)).gather(1, self.positions.flatten(1)).view_as(self.positions)
+            self.is_foreign = of_taps != own[..., None]
+
+    def _preceding(self, first: int, last: int) -> list[torch.Tensor]:
+        """The tokens before each of the positions `first` to `last - 1`, in pieces along the last dimension."""
+        if self.is_shifted:
+            return [self.tokens[:, tap + first : tap + last] for tap in range(self.taps)]
+        positions = self.positions[:, first:last]
+        index = positions.flatten(1)[..., None].expand(-1, -1, self.tokens.shape[2])
+        taken = self.tokens.gather(1, index).unflatten(1, positions.shape[1:])
+        if self.is_foreign is not None:
+            taken = taken.masked_fill(self.is_foreign[:, first:last, :, None], 0)
+        return [taken.flatten(2)]
+
+    def inputs(self) -> torch.Tensor:
+        """`(batch, seq_len, kernel_size * input)`, oldest tap first: what the gate projection multiplies."""
+        if self.taps == 0:
+            return self.x
+        return torch.cat([*self._preceding(0, self.x.shape[1]), self.x], dim=-1)
+
+    def states(self, first: int = 0) -> torch.Tensor:
+        """The `conv_state` that each token from `first` on leaves behind, `(batch, seq_len - first, input, taps)`."""
+        batch_size, seq_len, input_size = self.x.shape
+        if self.taps == 0:
+            return self.x.new_empty(batch_size, seq_len - first, input_size, 0)
+        taken = torch.cat(self._preceding(first + 1, seq_len + 1), dim=-1)
+        return taken.unflatten(2, (self.taps, input_size)).transpose(2, 3)
+
+    def next_state(self) -> torch.Tensor:
+        """The `conv_state` for the next chunk, `(batch, input, kernel_size - 1)`."""
+        return self.states(self.x.shape[1] - 1).squeeze(1)
+
+
+class QRNNDroppedLinear(nn.Linear):
+    """A linear layer that drops single weights, a new mask each forward (DropConnect, as in AWD-QRNN).
+
+    The drop is part of `forward`, so there is one parameter, under its own name, which the optimiser sees.
+    """
+
+    def __init__(self, in_features, out_features, weight_dropout: float, bias=True, device=None, dtype=None):
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.weight_dropout = weight_dropout
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input, F.dropout(self.weight, self.weight_dropout, self.training), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight_dropout={self.weight_dropout}"
+
+
+class QRNNLayer(nn.Module):
+    """One QRNN layer: a masked convolution that makes all the gates, then recurrent pooling (equations 1 to 6).
+
+    Args:
+        input_size: channels that come in.
+        hidden_size: channels that go out.
+        kernel_size: width of the convolution, 1 or more.
+        pooling: `"f"`, `"fo"` or `"ifo"`.
+        bias: whether the gates have biases.
+        zoneout: probability with which a unit keeps its state in training.
+        candidate_activation: `"tanh"`, `"identity"` or `"relu"`.
+        weight_dropout: probability with which a weight of the gate projection is dropped in training.
+        causal: `False` centres the window on the token (for an even `kernel_size` the extra tap looks back), for
+            encoders; such a layer has no state.
+        reverse: run from right to left, as the backward direction of a bidirectional stack does.
+        stride: keep each `stride`-th step of the convolution only.
+        temporal_pooling: `"max"` or `"average"` over `temporal_pooling_size` steps between convolution and recurrence.
+        temporal_pooling_size: how many steps become one.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: for a size below one or an unknown option.
+
+    Example:
+        >>> layer = QRNNLayer(4, 8, kernel_size=3)
+        >>> x = torch.randn(2, 10, 4)
+        >>> whole, _ = layer(x)
+        >>> first, state = layer(x[:, :6])
+        >>> second, _ = layer(x[:, 6:], state)
+        >>> torch.allclose(whole, torch.cat([first, second], dim=1), atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        kernel_size: int = 2,
+        pooling: Literal["f", "fo", "ifo"] = "fo",
+        bias: bool = True,
+        zoneout: float = 0.0,
+        candidate_activation: Literal["tanh", "identity", "relu"] = "tanh",
+        weight_dropout: float = 0.0,
+        causal: bool = True,
+        reverse: bool = False,
+        stride: int = 1,
+        temporal_pooling: Literal["max", "average"] | None = None,
+        temporal_pooling_size: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        sizes = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "temporal_pooling_size": temporal_pooling_size,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        check_options(pooling, candidate_activation, zoneout)
+        if not 0 <= weight_dropout < 1:
+            raise ValueError(f"`weight_dropout` must be a probability in [0, 1), got {weight_dropout}")
+        if temporal_pooling not in (None, "max", "average"):
+            raise ValueError(f"`temporal_pooling` must be None, 'max' or 'average', got {temporal_pooling!r}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.kernel_size = kernel_size
+        self.pooling = pooling
+        self.zoneout = zoneout
+        self.candidate_activation = candidate_activation
+        self.causal = causal
+        self.reverse = reverse
+        self.stride = stride
+        self.temporal_pooling = temporal_pooling
+        self.temporal_pooling_size = temporal_pooling_size
+        width = len(GATES[pooling]) * hidden_size
+        if weight_dropout:
+            self.gate_proj = QRNNDroppedLinear(kernel_size * input_size, width, weight_dropout, bias, device, dtype)
+        else:
+            self.gate_proj = nn.Linear(kernel_size * input_size, width, bias=bias, device=device, dtype=dtype)
+        # The rows of the forget gate, for initialisers: they see the projection alone, not this layer.
+        self.gate_proj.forget_gate = slice(hidden_size, 2 * hidden_size)
+
+    @property
+    def is_subsampling(self) -> bool:
+        """Whether the layer shortens the sequence."""
+        return self.stride > 1 or self.temporal_pooling is not None
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor] | None = None,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        gate_bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | torch.Tensor | None]:
+        """Run the layer over a chunk.
+
+        Args:
+            x: `(batch, seq_len, input_size)`.
+            state: what the last chunk returned; `None` starts from zero.
+            attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count.
+            segment_ids: `(batch, seq_len)` integers that change where a packed sequence begins.
+            gate_bias: `(batch, n_gates * hidden_size)`, added to the gate logits of every step (equation 7).
+
+        Returns:
+            `h` `(batch, seq_len, hidden_size)`, zero at pads, and the state for the next chunk: `c`
+            `(batch, hidden_size)` and `conv_state` `(batch, input_size, kernel_size - 1)`; `None` if the layer is not
+            causal. A subsampling layer returns the shorter `h`, its real steps first, and in place of a state their
+            mask `(batch, shorter)`.
+
+        Raises:
+            ValueError: if a shape does not fit, the sequence is empty, or a layer that cannot go on from a state (not
+                causal, or subsampling) is given one.
+        """
+        self._check_inputs(x, state, segment_ids, gate_bias)
+        is_real = token_mask(attention_mask, x.shape[0], x.shape[1])
+        if self.reverse:
+            x, is_real, segment_ids = (None if y is None else y.flip(1) for y in (x, is_real, segment_ids))
+        c, conv_state = (None, None) if state is None else state
+        window = self.window(x, conv_state, is_real, segment_ids)
+        gate_logits = self.gate_proj(window.inputs() if self.causal else self._centred_inputs(x, is_real, segment_ids))
+        if gate_bias is not None:
+            gate_logits = gate_logits + gate_bias[:, None]
+        if self.is_subsampling:
+            gate_logits, is_real = self._subsample(gate_logits, is_real)
+        h, c = self.pool(gate_logits, c, is_real, segment_ids)
+        if self.reverse:
+            h = h.flip(1)
+        if self.is_subsampling:
+            return h, is_real.flip(1) if self.reverse else is_real
+        return h, (c, window.next_state()) if self.causal else None
+
+    def window(
+        self,
+        x: torch.Tensor,
+        conv_state: torch.Tensor | None,
+        is_real: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+    ) -> ConvolutionWindow:
+        """What the causal convolution sees of a chunk; the arguments are those of `ConvolutionWindow`."""
+        batch_size, seq_len, _ = x.shape
+        if conv_state is None:
+            conv_state = x.new_zeros(batch_size, self.input_size, self.kernel_size - 1)
+        return ConvolutionWindow(x, conv_state, is_real, segment_starts(segment_ids, is_real, batch_size, seq_len))
+
+    def pool(
+        self,
+        gate_logits: torch.Tensor,
+        c: torch.Tensor | None,
+        is_real: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The recurrence with this layer's options; see `recurrent_pooling`."""
+        return recurrent_pooling(
+            gate_logits,
+            c,
+            pooling=self.pooling,
+            candidate_activation=self.candidate_activation,
+            attention_mask=is_real,
+            segment_ids=segment_ids,
+            zoneout=self.zoneout,
+            training=self.training,
+        )
+
+    def _centred_inputs(
+        self, x: torch.Tensor, is_real: torch.Tensor | None, segment_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The window around each token: `kernel_size // 2` real tokens before it, the rest after it."""
+        batch_size, seq_len, input_size = x.shape
+
+        def preceding(taps: int, *sequence: torch.Tensor | None) -> torch.Tensor:
+            tokens, is_real, segment_ids = sequence
+            is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
+            window = ConvolutionWindow(tokens, x.new_zeros(batch_size, input_size, taps), is_real, is_start)
+            return window.inputs().unflatten(2, (taps + 1, input_size))[:, :, :-1]  # (batch, seq_len, taps, input)
+
+        sequence = (x, is_real, segment_ids)
+        before = preceding(self.kernel_size // 2, *sequence)
+        after = preceding((self.kernel_size - 1) // 2, *(None if y is None else y.flip(1) for y in sequence))
+        return torch.cat([before, x[:, :, None], after.flip(1, 2)], dim=2).flatten(2)
+
+    def _subsample(
+        self, gate_logits: torch.Tensor, is_real: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shorten the logits in reading order, whichever way they run: `ceil(n / stride)`, then whole pools only."""
+        batch_size, seq_len, _ = gate_logits.shape
+        if self.reverse:
+            gate_logits, is_real = gate_logits.flip(1), None if is_real is None else is_real.flip(1)
+        lengths = gate_logits.new_full((batch_size,), seq_len, dtype=torch.long)
+        if is_real is not None:
+            lengths = is_real.sum(dim=1)
+            front = (~is_real).to(torch.int8).argsort(dim=1, stable=True)  # real tokens first, in their order
+            gate_logits = gate_logits.gather(1, front[..., None].expand_as(gate_logits))
+        gate_logits = gate_logits[:, :: self.stride]
+        lengths = (lengths + self.stride - 1) // self.stride
+        if self.temporal_pooling is not None:
+            size = self.temporal_pooling_size
+            pools = gate_logits[:, : gate_logits.shape[1] // size * size].unflatten(1, (-1, size))
+            gate_logits = pools.amax(dim=2) if self.temporal_pooling == "max" else pools.mean(dim=2)
+            lengths = lengths // size
+        is_real = torch.arange(gate_logits.shape[1], device=gate_logits.device) < lengths[:, None]
+        return (gate_logits.flip(1), is_real.flip(1)) if self.reverse else (gate_logits, is_real)
+
+    def _check_inputs(self, x, state, segment_ids, gate_bias) -> None:
+        if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.input_size:
+            raise ValueError(
+                f"`x` must have the shape (batch, at least one step, input_size={self.input_size}), got {tuple(x.shape)}"
+            )
+        if state is not None:
+            self._check_state(x.shape[0], state)
+        if segment_ids is not None and self.is_subsampling:
+            raise ValueError("`segment_ids` cannot be used in a subsampling layer: its steps may span two segments")
+        width = len(GATES[self.pooling]) * self.hidden_size
+        if gate_bias is not None and gate_bias.shape != (x.shape[0], width):
+            raise ValueError(
+                f"`gate_bias` must have the shape (batch, n_gates * hidden_size) = {(x.shape[0], width)}, "
+                f"got {tuple(gate_bias.shape)}"
+            )
+        shortest = (self.temporal_pooling_size - 1) * self.stride + 1 if self.temporal_pooling is not None else 1
+        if x.shape[1] < shortest:
+            raise ValueError(
+                f"`x` has {x.shape[1]} steps, but stride={self.stride} and "
+                f"temporal_pooling_size={self.temporal_pooling_size} need at least {shortest}"
+            )
+
+    def _check_state(self, batch_size: int, state: tuple[torch.Tensor, torch.Tensor]) -> None:
+        if self.is_subsampling or not self.causal:
+            kind = "a subsampling layer" if self.is_subsampling else "a layer with causal=False"
+            raise ValueError(
+                f"`state` was given, but {kind} cannot go on from a state: run it over the whole sequence, or buffer "
+                "the inputs in front of it"
+            )
+        c, conv_state = state
+        expected = (batch_size, self.hidden_size), (batch_size, self.input_size, self.kernel_size - 1)
+        if (tuple(c.shape), tuple(conv_state.shape)) != expected:
+            raise ValueError(
+                f"`state` must hold c and conv_state of the shapes {expected[0]} and {expected[1]}, "
+                f"got {tuple(c.shape)} and {tuple(conv_state.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, kernel_size={self.kernel_size}, pooling={self.pooling!r}"
+
+
+class QRNN(nn.Module):
+    """A stack of QRNN layers that is called like `torch.nn.LSTM`.
+
+    Args:
+        input_size: channels that come in.
+        hidden_size: channels of each direction; a bidirectional module puts out twice as many.
+        num_layers: how many layers.
+        kernel_size: width of the convolutions, one for all layers or one per layer.
+        pooling: `"f"`, `"fo"` or `"ifo"`.
+        bias: whether the gates have biases.
+        dropout: probability of dropout on the output of each layer but the last.
+        zoneout: probability with which a unit keeps its state in training.
+        bidirectional: add a stack that runs from right to left, with weights of its own; upper layers see both.
+        batch_first: whether tensors are `(batch, seq_len, channels)` rather than `(seq_len, batch, channels)`.
+        stride, temporal_pooling, temporal_pooling_size: shorten the sequence between the convolution and the recurrence
+            of the first layer, see `QRNNLayer`.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: for a size below one, an unknown option, or another number of kernel sizes than layers.
+
+    Example:
+        >>> rnn = QRNN(10, 20, num_layers=2)
+        >>> output, state = rnn(torch.randn(5, 3, 10))
+        >>> output.shape, state.c[0].shape, state.conv[0].shape
+        (torch.Size([5, 3, 20]), torch.Size([3, 20]), torch.Size([3, 10, 1]))
+        >>> shorter, mask = QRNN(10, 20, batch_first=True, temporal_pooling="max")(torch.randn(5, 15, 10))
+        >>> shorter.shape, mask.shape
+        (torch.Size([5, 7, 20]), torch.Size([5, 7]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        kernel_size: int | list[int] = 2,
+        pooling: Literal["f", "fo", "ifo"] = "fo",
+        bias: bool = True,
+        dropout: float = 0.0,
+        zoneout: float = 0.0,
+        bidirectional: bool = False,
+        batch_first: bool = False,
+        stride: int = 1,
+        temporal_pooling: Literal["max", "average"] | None = None,
+        temporal_pooling_size: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"`num_layers` must be at least 1, got {num_layers}")
+        kernel_sizes = [kernel_size] * num_layers if isinstance(kernel_size, int) else list(kernel_size)
+        if len(kernel_sizes) != num_layers:
+            raise ValueError(f"`kernel_size` must be one number or one per layer ({num_layers}), got {kernel_size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be a probability in [0, 1), got {dropout}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.batch_first = batch_first
+        directions = (False, True) if bidirectional else (False,)
+        self.layers = nn.ModuleList(
+            QRNNLayer(
+                input_size if index == 0 else len(directions) * hidden_size,
+                hidden_size,
+                kernel_sizes[index],
+                pooling,
+                bias=bias,
+                zoneout=zoneout,
+                reverse=reverse,
+                stride=stride if index == 0 else 1,
+                temporal_pooling=temporal_pooling if index == 0 else None,
+                temporal_pooling_size=temporal_pooling_size,
+                device=device,
+                dtype=dtype,
+            )
+            for index in range(num_layers)
+            for reverse in directions
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def is_subsampling(self) -> bool:
+        """Whether the module shortens the sequence."""
+        return self.layers[0].is_subsampling
+
+    def forward(
+        self,
+        input: torch.Tensor | PackedSequence,
+        state: QRNNState | None = None,
+        *,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | PackedSequence, QRNNState | torch.Tensor]:
+        """Run the stack over a chunk.
+
+        Args:
+            input: `(seq_len, batch, input_size)`, with `batch_first` `(batch, seq_len, input_size)`, without a batch
+                `(seq_len, input_size)`, or a `PackedSequence`.
+            state: what the last chunk returned; `None` starts from zero.
+            attention_mask: `(batch, at least seq_len)`, whatever `batch_first`: non-zero at real tokens, pads anywhere;
+                its last `seq_len` columns count.
+
+        Returns:
+            The output in the form of the input, zero at pads, and the `QRNNState`. A subsampling module returns the
+            shorter output, its real steps first, and in place of a state their mask `(batch, shorter)`.
+
+        Raises:
+            ValueError: if a shape does not fit, the sequence is empty, a mask comes with a `PackedSequence`, or a
+                subsampling module is given a state.
+        """
+        if isinstance(input, PackedSequence):
+            if attention_mask is not None:
+                raise ValueError("`attention_mask` must be None for a `PackedSequence`, which has lengths of its own")
+            return self._forward_packed(input, state)
+        if input.dim() == 2:
+            return self._forward_unbatched(input, state, attention_mask)
+        if input.dim() != 3:
+            raise ValueError(f"`input` must have two or three dimensions, got {tuple(input.shape)}")
+        output, state = self._forward(input if self.batch_first else input.transpose(0, 1), state, attention_mask)
+        return output if self.batch_first else output.transpose(0, 1), state
+
+    def _forward(
+        self, x: torch.Tensor, state: QRNNState | None, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, QRNNState | torch.Tensor]:
+        states = self._layer_states(state)
+        directions = 2 if self.bidirectional else 1
+        new_states = []
+        for index in range(self.num_layers):
+            group = slice(index * directions, (index + 1) * directions)
+            results = [
+                layer(x, layer_state, attention_mask=attention_mask)
+                for layer, layer_state in zip(self.layers[group], states[group], strict=True)
+            ]
+            x = torch.cat([h for h, _ in results], dim=-1)
+            if index == 0 and self.is_subsampling:
+                attention_mask = results[0][1]
+            if index < self.num_layers - 1:
+                x = self.dropout(x)
+            new_states += [layer_state for _, layer_state in results]
+        if self.is_subsampling:
+            return x, attention_mask
+        return x, QRNNState(*zip(*new_states, strict=True))
+
+    def _layer_states(self, state: QRNNState | None) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+        if state is None:
+            return [None] * len(self.layers)
+        if self.is_subsampling:
+            raise ValueError(
+                "`state` was given, but a subsampling module cannot go on from a state: run it over the whole "
+                "sequence, or buffer the inputs in front of it"
+            )
+        if len(state) != 2 or len(state[0]) != len(self.layers) or len(state[1]) != len(self.layers):
+            raise ValueError(
+                f"`state` must hold two tuples, c and conv, of {len(self.layers)} tensors (layers times directions), "
+                f"got lengths {[len(part) for part in state]}"
+            )
+        return list(zip(*state, strict=True))
+
+    def _forward_unbatched(self, input, state, attention_mask):
+        def each(state: QRNNState, change) -> QRNNState:
+            return QRNNState(*(tuple(change(tensor) for tensor in part) for part in state))
+
+        state = None if state is None else each(state, lambda tensor: tensor.unsqueeze(0))
+        output, state = self._forward(input.unsqueeze(0), state, attention_mask)
+        second = state.squeeze(0) if self.is_subsampling else each(state, lambda tensor: tensor.squeeze(0))
+        return output.squeeze(0), second
+
+    def _forward_packed(self, input, state):
+        padded, lengths = pad_packed_sequence(input, batch_first=True)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        output, state = self._forward(padded, state, mask.to(padded.device))
+        if self.is_subsampling:
+            lengths = state.sum(dim=1).cpu()
+            if lengths.min() < 1:
+                raise ValueError(
+                    "`input` has a sequence that subsampling shortens to nothing, and a `PackedSequence` cannot hold "
+                    "an empty one: pass a padded tensor with `attention_mask` instead"
+                )
+        # Subsampling keeps the order of lengths, so the input's own order of rows still serves.
+        order = slice(None) if input.sorted_indices is None else input.sorted_indices
+        packed = pack_padded_sequence(output[order], lengths[order].cpu(), batch_first=True)
+        return PackedSequence(packed.data, packed.batch_sizes, input.sorted_indices, input.unsorted_indices), state
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, bidirectional={self.bidirectional}"

@@ -1,0 +1,850 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""PyTorch QRNN model."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    MaskedLMOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from .cache_qrnn import QRNNCacheLayer
+from .configuration_qrnn import QRNNConfig
+from .layers_qrnn import QRNNLayer
+from .pooling_qrnn import recurrent_states, segment_starts, token_mask
+
+
+def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
+    """`token_mask` without masks that hide nothing, for the unmasked path is faster.
+
+    A traced graph keeps its mask, because whether it hides something is not known there. Nor is the mask of a one-token
+    step dropped unseen: that token may be a pad.
+    """
+    is_real = token_mask(attention_mask, batch_size, seq_len)
+    if is_real is None or (not is_tracing(is_real) and bool(is_real.all())):
+        return None
+    return is_real.contiguous()
+
+
+def packed_segments(
+    position_ids: torch.Tensor | None,
+    seq_idx: torch.Tensor | None,
+    cu_seq_lens: torch.Tensor | None,
+    batch_size: int,
+    seq_len: int,
+) -> torch.Tensor | None:
+    """`segment_ids` of sequences laid end to end, from whichever marks a collator gave; `None` for one sequence a row.
+
+    Args:
+        position_ids: `(batch or 1, seq_len)`, zero where a sequence begins.
+        seq_idx: `(batch or 1, seq_len)`, the number of the sequence.
+        cu_seq_lens: `(sequences + 1,)`, where each sequence of a single row begins, and the end.
+        batch_size: the batch size of the chunk.
+        seq_len: its length.
+    """
+    marks = []
+    if position_ids is not None:
+        marks.append((position_ids == 0).cumsum(dim=1))
+    if seq_idx is not None:
+        marks.append(seq_idx)
+    if cu_seq_lens is not None:
+        steps = torch.arange(seq_len, device=cu_seq_lens.device)
+        marks.append(torch.bucketize(steps, cu_seq_lens[1:-1], right=True)[None])
+    if not marks:
+        return None
+    marks = [mark.expand(batch_size, -1) for mark in marks]
+    if len(marks) == 1:
+        return marks[0]
+    return sum(segment_starts(mark, None, batch_size, seq_len).cumsum(dim=1) for mark in marks)
+
+
+class QRNNDropout(nn.Dropout):
+    """Dropout of `(batch, seq_len, channels)`, anew at each step or, locked, with one mask for all steps."""
+
+    def __init__(self, p: float, locked: bool = False):
+        super().__init__(p)
+        self.locked = locked
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.locked:
+            return super().forward(hidden_states)
+        return hidden_states * super().forward(torch.ones_like(hidden_states[:, :1]))
+
+
+def make_norm(config: QRNNConfig, width: int) -> nn.Module:
+    """The normalisation that the config names, over the last dimension."""
+    if config.norm is None:
+        return nn.Identity()
+    return {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}[config.norm](width, eps=config.norm_eps)
+
+
+class QRNNMLP(nn.Module):
+    """Gated MLP: `W_down (silu(W_gate x) * W_up x)`."""
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class QRNNMixer(nn.Module):
+    """The QRNN of one layer, in one direction or both, with its part of the cache."""
+
+    def __init__(self, config: QRNNConfig, layer_idx: int):
+        super().__init__()
+        self.layer_idx = layer_idx
+        input_size, output_size = config.layer_sizes[layer_idx]
+        directions = (False, True) if config.bidirectional else (False,)
+        self.directions = nn.ModuleList(
+            QRNNLayer(
+                input_size,
+                output_size // len(directions),
+                config.kernel_sizes[layer_idx],
+                config.pooling,
+                zoneout=config.zoneout,
+                candidate_activation=config.candidate_activation,
+                weight_dropout=config.weight_dropout,
+                reverse=reverse,
+            )
+            for reverse in directions
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if past_key_values is not None:
+            return self._forward_from_cache(hidden_states, past_key_values, attention_mask, segment_ids)
+        outputs = [
+            direction(hidden_states, attention_mask=attention_mask, segment_ids=segment_ids)[0]
+            for direction in self.directions
+        ]
+        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+
+    def _forward_from_cache(self, hidden_states, past_key_values, attention_mask, segment_ids):
+        (layer,) = self.directions
+        # 1. Read the state. The cache has a placeholder where a convolution of width one carries nothing.
+        c, conv_state = past_key_values.layers[self.layer_idx].carried_state() or (None, None)
+        conv_state = None if conv_state is None else conv_state[..., : layer.kernel_size - 1]
+
+        # 2. Convolution, recurrence
+        window = layer.window(hidden_states, conv_state, attention_mask, segment_ids)
+        gate_logits = layer.gate_proj(window.inputs())
+        h, c_last = layer.pool(gate_logits, c, attention_mask, segment_ids)
+
+        # 3. Write the state; while the cache records, the one after each token too
+        conv_history = recurrent_history = None
+        if past_key_values.is_recording_past(self.layer_idx):
+            conv_history = window.states()
+            recurrent_history = recurrent_states(
+                gate_logits,
+                c,
+                pooling=layer.pooling,
+                candidate_activation=layer.candidate_activation,
+                attention_mask=attention_mask,
+                segment_ids=segment_ids,
+                zoneout=layer.zoneout,
+            )
+        past_key_values.update_conv_state(
+            window.next_state(), self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history
+        )
+        past_key_values.update_recurrent_state(c_last, self.layer_idx, history=recurrent_history)
+        return h
+
+
+class QRNNBlock(GradientCheckpointingLayer):
+    """One layer of the model: a QRNN alone in plain and dense stacks, a pre-norm residual block otherwise."""
+
+    def __init__(self, config: QRNNConfig, layer_idx: int):
+        super().__init__()
+        self.is_residual = config.connection == "residual"
+        self.input_norm = make_norm(config, config.layer_sizes[layer_idx][0])
+        self.mixer = QRNNMixer(config, layer_idx)
+        if self.is_residual:
+            self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.has_mlp = config.intermediate_size is not None
+        if self.has_mlp:
+            self.mlp_norm = make_norm(config, config.hidden_size)
+            self.mlp = QRNNMLP(config)
+        # Between layers, so not after the last one of a stack; a residual block drops its branches in every layer.
+        drops = self.is_residual or layer_idx < config.num_hidden_layers - 1
+        self.dropout = QRNNDropout(config.hidden_dropout if drops else 0.0, config.locked_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        mixed = self.mixer(self.input_norm(hidden_states), past_key_values, attention_mask, segment_ids)
+        if not self.is_residual:
+            return self.dropout(mixed)
+        hidden_states = hidden_states + self.dropout(self.out_proj(mixed))
+        if self.has_mlp:
+            hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        return hidden_states
+
+
+class QRNNPreTrainedModel(PreTrainedModel):
+    """What all QRNN models share: initialisation, the flags that Transformers reads, and saving with code."""
+
+    config: QRNNConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["QRNNBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _can_compile_fullgraph = True
+    # The cache rolls back, unlike that of other recurrent models, so assisted decoding may be used.
+    _is_stateful = False
+    _can_record_outputs = {"hidden_states": QRNNBlock}
+    _auto_map = {
+        "AutoConfig": "configuration_qrnn.QRNNConfig",
+        "AutoModel": "modeling_qrnn.QRNNModel",
+        "AutoModelForCausalLM": "modeling_qrnn.QRNNForCausalLM",
+        "AutoModelForMaskedLM": "modeling_qrnn.QRNNForMaskedLM",
+        "AutoModelForSequenceClassification": "modeling_qrnn.QRNNForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_qrnn.QRNNForTokenClassification",
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        forget_gate = getattr(module, "forget_gate", None)
+        if forget_gate is None:
+            super()._init_weights(module)
+            return
+        # A gate projection: torch's own scale, which suits any width
+        bound = module.in_features**-0.5
+        init.uniform_(module.weight, -bound, bound)
+        bias = torch.zeros_like(module.bias)
+        bias[forget_gate] = self.config.forget_bias
+        init.copy_(module.bias, bias)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
+
+        See `transformers.PreTrainedModel.save_pretrained` for the arguments.
+        """
+        self.config.auto_map = dict(self._auto_map)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class QRNNModel(QRNNPreTrainedModel):
+    """The QRNN without a head.
+
+    Example:
+        >>> model = QRNNModel(QRNNConfig(vocab_size=100, hidden_size=32)).eval()
+        >>> first = model(torch.tensor([[5, 6, 7]]))
+        >>> first.last_hidden_state.shape
+        torch.Size([1, 3, 32])
+        >>> second = model(torch.tensor([[8, 9]]), past_key_values=first.past_key_values)
+        >>> whole = model(torch.tensor([[5, 6, 7, 8, 9]]))
+        >>> torch.allclose(whole.last_hidden_state[:, 3:], second.last_hidden_state, atol=1e-6)
+        True
+    """
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__(config)
+        first_width = config.layer_sizes[0][0]
+        # No `padding_idx`: pads are skipped whatever their embedding, and as a pad token may also end sentences, its
+        # embedding must be trained.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        if config.embedding_size == first_width:
+            self.embed_proj = nn.Identity()
+        else:
+            self.embed_proj = nn.Linear(config.embedding_size, first_width, bias=False)
+        self.dropout = QRNNDropout(config.input_dropout, config.locked_dropout)
+        self.layers = nn.ModuleList(QRNNBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.norm = make_norm(config, config.output_size)
+        self.state_widths = config.state_widths
+        self.gradient_checkpointing = False
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        seq_idx: torch.IntTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Run the model over a batch of sequences, or over the next chunk of them.
+
+        Args:
+            input_ids: `(batch, seq_len)` int64, tokens. Either these or `inputs_embeds`.
+            attention_mask: `(batch, at least seq_len)`, non-zero at real tokens, pads anywhere; its last `seq_len`
+                columns count. Pads are skipped as if they were not there.
+            position_ids: `(batch or 1, seq_len)`. A zero after the first column begins a new sequence of a packed row,
+                if there is neither `attention_mask` nor `past_key_values`; positions mean nothing else to a QRNN.
+            past_key_values: the cache that the last chunk returned; it is advanced in place.
+            inputs_embeds: `(batch, seq_len, embedding_size)`, in place of the tokens' embeddings.
+            use_cache: whether to return a cache; `config.use_cache` by default.
+            seq_idx: `(batch, seq_len)` integers that change where a new sequence of a packed row begins.
+            kwargs: among them `output_hidden_states`, `return_dict`, and `cu_seq_lens_q` as the boundaries of a single
+                packed row.
+
+        Returns:
+            `last_hidden_state` `(batch, seq_len, config.output_size)`, zero at pads, and `past_key_values`.
+
+        Raises:
+            ValueError: for tokens outside the vocabulary, a shape that does not fit, an empty sequence, both or neither
+                of `input_ids` and `inputs_embeds`, a cache of another model or batch size, or a bidirectional model
+                that is asked for a cache.
+        """
+        self._check_inputs(input_ids, inputs_embeds)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+            if self.training and self.config.embedding_dropout:
+                inputs_embeds = self._drop_words(input_ids, inputs_embeds)
+        batch_size, seq_len, _ = inputs_embeds.shape
+        self._check_cache(past_key_values, use_cache, batch_size)
+
+        is_unmarked = attention_mask is None and past_key_values is None
+        cu_seq_lens = kwargs.get("cu_seq_lens_q")
+        if not is_unmarked or (position_ids is not None and self._is_one_sequence(position_ids)):
+            position_ids = None
+        segment_ids = packed_segments(position_ids, seq_idx, cu_seq_lens, batch_size, seq_len)
+        is_real = chunk_mask(attention_mask, batch_size, seq_len)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        hidden_states = self.dropout(self.embed_proj(inputs_embeds))
+        for index, block in enumerate(self.layers):
+            output = block(
+                hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
+            )
+            if self.config.connection == "dense" and index < len(self.layers) - 1:
+                output = torch.cat([hidden_states, output], dim=-1)
+            hidden_states = output
+        hidden_states = self.norm(hidden_states)
+        if is_real is not None:
+            hidden_states = hidden_states.masked_fill(~is_real[..., None], 0)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+
+    def _drop_words(self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Drop whole rows of the embedding matrix: each word everywhere in the batch or nowhere."""
+        ones = inputs_embeds.new_ones(self.config.vocab_size, 1)
+        return inputs_embeds * F.dropout(ones, self.config.embedding_dropout)[input_ids]
+
+    @staticmethod
+    def _is_one_sequence(position_ids: torch.Tensor) -> bool:
+        """Whether the positions are known to hold no boundary; a traced graph must look for them."""
+        return not is_tracing(position_ids) and not bool((position_ids[:, 1:] == 0).any())
+
+    def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "You must specify exactly one of `input_ids` and `inputs_embeds`, got "
+                f"{'neither' if input_ids is None else 'both'}"
+            )
+        if inputs_embeds is not None:
+            width = self.config.embedding_size
+            if inputs_embeds.dim() != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
+                raise ValueError(
+                    f"`inputs_embeds` must have the shape (batch, at least one token, embedding_size={width}), "
+                    f"got {tuple(inputs_embeds.shape)}"
+                )
+            return
+        if input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            raise ValueError(
+                f"`input_ids` must have the shape (batch, at least one token), got {tuple(input_ids.shape)}"
+            )
+        # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
+        if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
+            low, high = torch.aminmax(input_ids)
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(
+                    f"`input_ids` must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, "
+                    f"got values from {int(low)} to {int(high)}"
+                )
+
+    def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
+        if self.config.bidirectional and (past_key_values is not None or use_cache):
+            raise ValueError(
+                f"`{'use_cache' if past_key_values is None else 'past_key_values'}` was set, but a bidirectional model "
+                "has no state to carry on: its backward direction starts at the end of the sequence"
+            )
+        if past_key_values is None:
+            return
+        layers = getattr(past_key_values, "layers", [])
+        kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
+        if kinds != self.config.layer_types:
+            raise ValueError(
+                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, as "
+                f"`DynamicCache(config=model.config)` makes them, got {kinds}"
+            )
+        for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
+            if not layer.has_previous_state[0]:
+                continue
+            conv_state, recurrent_state = layer.conv_states[0], layer.recurrent_states[0]
+            widths = (*conv_state.shape[1:], recurrent_state.shape[1])
+            if conv_state.shape[0] != batch_size or widths != expected:
+                raise ValueError(
+                    f"`past_key_values` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
+                    f"widths {widths}, this model and batch need {batch_size} and {expected}"
+                )
+
+
+def make_lm_head(config: QRNNConfig) -> tuple[nn.Module, nn.Linear]:
+    """What leads from hidden states to logits: back to the width of tied embeddings where it differs, then the head."""
+    width = config.embedding_size if config.tie_word_embeddings else config.output_size
+    head_proj = nn.Identity() if width == config.output_size else nn.Linear(config.output_size, width, bias=False)
+    return head_proj, nn.Linear(width, config.vocab_size, bias=False)
+
+
+class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
+    """The QRNN as a language model that predicts the next token.
+
+    Raises:
+        ValueError: if the config is bidirectional.
+
+    Example:
+        >>> model = QRNNForCausalLM(QRNNConfig(vocab_size=100, hidden_size=32)).eval()
+        >>> model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False).shape
+        torch.Size([1, 7])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__(config)
+        if config.bidirectional:
+            raise ValueError(
+                "`bidirectional` must be False in QRNNForCausalLM, got True: a model that sees the next token cannot "
+                "learn to predict it. Use QRNNForMaskedLM instead"
+            )
+        self.model = QRNNModel(config)
+        self.vocab_size = config.vocab_size
+        self.dropout = QRNNDropout(config.output_dropout, config.locked_dropout)
+        self.head_proj, self.lm_head = make_lm_head(config)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        seq_idx: torch.IntTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at each position.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, seq_idx: as in
+                `QRNNModel`.
+            labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted.
+            logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
+            kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
+
+        Returns:
+            `loss` if there are labels, in training with the two regularisers of AWD-QRNN; `logits`
+            `(batch, positions, vocab_size)`; `past_key_values`.
+
+        Raises:
+            ValueError: as `QRNNModel`.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            seq_idx=seq_idx,
+            **kwargs,
+        )
+        dropped = self.dropout(outputs.last_hidden_state)
+        logits = self.lm_head(self.head_proj(slice_logits_to_keep(dropped, logits_to_keep)))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if self.training:
+                loss = loss + self._regularization(outputs.last_hidden_state, dropped, labels, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+    def _regularization(
+        self,
+        hidden_states: torch.Tensor,
+        dropped: torch.Tensor,
+        labels: torch.Tensor,
+        shift_labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> torch.Tensor | float:
+        """Activation regularisation and its temporal kind (Merity et al. 2017), over the positions the loss counts.
+
+        They are divided by what the loss is divided by, so that gradient accumulation leaves their sum as it is.
+        """
+        alpha, beta = self.config.activation_regularization, self.config.temporal_activation_regularization
+        if not alpha and not beta:
+            return 0.0
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
+        counts = targets != -100
+        num_items = counts.sum() if num_items_in_batch is None else num_items_in_batch
+        activity = dropped.float().pow(2).mean(dim=-1)[counts].sum()
+        change = (hidden_states[:, 1:] - hidden_states[:, :-1]).float().pow(2).mean(dim=-1)
+        return (alpha * activity + beta * change[counts[:, 1:] & counts[:, :-1]].sum()) / num_items
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: QRNNConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor | None:
+        """The mask of the current chunk: of a fixed shape, so that compiled decoding does not compile anew each step."""
+        return chunk_mask(attention_mask, inputs_embeds.shape[0], inputs_embeds.shape[1])
+
+    def _get_static_cache_init_shape(self) -> None:
+        """There are no heads to size a static cache by; it takes its shape from the first chunk."""
+
+    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
+        if generation_config.cache_implementation == "quantized":
+            raise ValueError(
+                "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept in "
+                "float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
+            )
+        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Refuse continuous batching, which pages the keys and values of attention layers."""
+        raise ValueError(
+            "Continuous batching (`generate_batch`, `cache_implementation='paged'`) pages keys and values, and a QRNN "
+            "has none. Use `generate` with a left-padded batch instead: pads change nothing, and the state of a "
+            "sequence has a fixed size"
+        )
+
+
+# Trainer looks the class name up here to shift the labels under label smoothing.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["qrnn"] = "QRNNForCausalLM"
+
+
+class QRNNForMaskedLM(QRNNPreTrainedModel):
+    """The bidirectional QRNN as a language model that fills in masked tokens.
+
+    Raises:
+        ValueError: if the config is not bidirectional.
+
+    Example:
+        >>> model = QRNNForMaskedLM(QRNNConfig(vocab_size=100, hidden_size=32, bidirectional=True)).eval()
+        >>> model(torch.tensor([[5, 6, 7]])).logits.shape
+        torch.Size([1, 3, 100])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__(config)
+        if not config.bidirectional:
+            raise ValueError(
+                "`bidirectional` must be True in QRNNForMaskedLM, got False: a masked token is to be told from both "
+                "sides. Use QRNNForCausalLM instead"
+            )
+        self.model = QRNNModel(config)
+        self.vocab_size = config.vocab_size
+        self.dropout = QRNNDropout(config.output_dropout, config.locked_dropout)
+        self.head_proj, self.lm_head = make_lm_head(config)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        seq_idx: torch.IntTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """Predict the token at each position.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds, seq_idx: as in `QRNNModel`.
+            labels: `(batch, seq_len)` int64, the tokens to tell; -100 is not counted.
+            kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
+
+        Returns:
+            `loss` if there are labels, and `logits` `(batch, seq_len, vocab_size)`.
+
+        Raises:
+            ValueError: as `QRNNModel`.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            seq_idx=seq_idx,
+            **kwargs,
+        )
+        logits = self.lm_head(self.head_proj(self.dropout(outputs.last_hidden_state)))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def read_out(
+    hidden_states: torch.Tensor, is_real: torch.Tensor | None, pooling: str, bidirectional: bool
+) -> torch.Tensor:
+    """One vector for each sequence.
+
+    Args:
+        hidden_states: `(batch, seq_len, width)`, zero at pads.
+        is_real: `(batch, seq_len)` bool, or `None` without pads.
+        pooling: `"last"`, `"max"`, `"mean"` or `"concat"`, all three side by side.
+        bidirectional: whether `"last"` reads the second half of the channels at the first real token.
+
+    Returns:
+        `(batch, width)`, for `"concat"` `(batch, 3 * width)`; zero for a row of pads alone.
+
+    Example:
+        >>> states = torch.tensor([[[1.0], [5.0], [0.0]]])
+        >>> read_out(states, torch.tensor([[True, True, False]]), "concat", bidirectional=False)
+        tensor([[5., 5., 3.]])
+    """
+    if pooling == "concat":
+        parts = [read_out(hidden_states, is_real, part, bidirectional) for part in ("last", "max", "mean")]
+        return torch.cat(parts, dim=-1)
+    if is_real is None:
+        is_real = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.bool)
+    if pooling == "mean":
+        return hidden_states.sum(dim=1) / is_real.sum(dim=1, keepdim=True).clamp(min=1)
+    if pooling == "max":
+        maxima = hidden_states.masked_fill(~is_real[..., None], float("-inf")).amax(dim=1)
+        return maxima.masked_fill(~is_real.any(dim=1, keepdim=True), 0)
+    rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+    last = hidden_states.shape[1] - 1 - is_real.flip(1).to(torch.int8).argmax(dim=1)
+    if not bidirectional:
+        return hidden_states[rows, last]
+    first = is_real.to(torch.int8).argmax(dim=1)
+    forward, backward = hidden_states.chunk(2, dim=-1)
+    return torch.cat([forward[rows, last], backward[rows, first]], dim=-1)
+
+
+def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Module]:
+    """Dropout and one linear layer, or with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
+    dropout, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
+    if hidden_size is None:
+        return dropout, nn.Linear(width, config.num_labels)
+    hidden = [nn.BatchNorm1d(width), dropout, nn.Linear(width, hidden_size), nn.ReLU()]
+    output = [nn.BatchNorm1d(hidden_size), dropout, nn.Linear(hidden_size, config.num_labels)]
+    return nn.Identity(), nn.Sequential(*hidden, *output)
+
+
+def classifier_dropout(config: QRNNConfig) -> float:
+    """The probability of dropout before a classification head."""
+    return config.output_dropout if config.classifier_dropout is None else config.classifier_dropout
+
+
+class QRNNForSequenceClassification(QRNNPreTrainedModel):
+    """The QRNN with a head that classifies sequences: one label, several, or numbers (regression).
+
+    Example:
+        >>> model = QRNNForSequenceClassification(QRNNConfig(vocab_size=100, hidden_size=32, num_labels=3)).eval()
+        >>> model(torch.tensor([[5, 6, 7], [8, 9, 0]]), attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]])).logits.shape
+        torch.Size([2, 3])
+    """
+
+    # The losses are means over the batch: Trainer must divide them under gradient accumulation.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = QRNNModel(config)
+        width = config.output_size * (3 if config.classifier_pooling == "concat" else 1)
+        self.dropout, self.score = make_classifier(config, width)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        """Classify each sequence.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in `QRNNModel`.
+            labels: `(batch,)` int64 for one label each; `(batch, num_labels)` float32 for several, or for regression
+                (`(batch,)` if there is one number). `config.problem_type` says which, or else it is told from
+                `num_labels` and the dtype.
+
+        Returns:
+            `loss` if there are labels, `logits` `(batch, num_labels)`, and `past_key_values`.
+
+        Raises:
+            ValueError: as `QRNNModel`.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        is_real = token_mask(attention_mask, *hidden_states.shape[:2])
+        pooled = read_out(hidden_states, is_real, self.config.classifier_pooling, self.config.bidirectional)
+        logits = self.score(self.dropout(pooled))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+
+class QRNNForTokenClassification(QRNNPreTrainedModel):
+    """The QRNN with a head that labels each token.
+
+    Example:
+        >>> model = QRNNForTokenClassification(QRNNConfig(vocab_size=100, hidden_size=32, num_labels=5)).eval()
+        >>> model(torch.tensor([[5, 6, 7]])).logits.shape
+        torch.Size([1, 3, 5])
+    """
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: QRNNConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = QRNNModel(config)
+        self.dropout = QRNNDropout(classifier_dropout(config), config.locked_dropout)
+        self.score = nn.Linear(config.output_size, config.num_labels)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        seq_idx: torch.IntTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """Label each token.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, seq_idx: as in
+                `QRNNModel`. To label a stream chunk by chunk, pass the same `DynamicCache(config=model.config)` again
+                and again: it is advanced in place.
+            labels: `(batch, seq_len)` int64; -100 is not counted.
+            kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
+
+        Returns:
+            `loss` if there are labels, and `logits` `(batch, seq_len, num_labels)`.
+
+        Raises:
+            ValueError: as `QRNNModel`.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            seq_idx=seq_idx,
+            **kwargs,
+        )
+        logits = self.score(self.dropout(outputs.last_hidden_state))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+__all__ = [
+    "QRNNForCausalLM",
+    "QRNNForMaskedLM",
+    "QRNNForSequenceClassification",
+    "QRNNForTokenClassification",
+    "QRNNModel",
+    "QRNNPreTrainedModel",
+]

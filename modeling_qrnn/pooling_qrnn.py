@@ -1,0 +1,595 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The recurrent pooling of the Quasi-Recurrent Neural Network (Bradbury et al. 2017, section 2).
+
+The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
+result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), and the public function.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+
+
+Pooling = Literal["f", "fo", "ifo"]
+CandidateActivation = Literal["tanh", "identity", "relu"]
+
+# The gates of each pooling, in the order in which they lie in the last dimension of `gate_logits`.
+GATES: dict[str, str] = {"f": "zf", "fo": "zfo", "ifo": "zfoi"}
+
+_CANDIDATE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "identity": lambda logits: logits,
+    "relu": torch.relu,
+}
+# Their derivatives, as functions of the activated candidate.
+_CANDIDATE_DERIVATIVES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": lambda z: 1 - z * z,
+    "identity": torch.ones_like,
+    "relu": lambda z: (z > 0).to(z.dtype),
+}
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the recurrent state for activations of `dtype`: never 16 bits, for `1 - f` vanishes there.
+
+    Example:
+        >>> state_dtype(torch.bfloat16), state_dtype(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def token_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
+    """Which tokens of the current chunk are real.
+
+    Args:
+        attention_mask: `(batch, at least seq_len)`, any dtype, non-zero at real tokens; its last `seq_len` columns count,
+            so that the growing mask of `generate` can be passed as it is.
+        batch_size: the batch size of the chunk.
+        seq_len: the length of the chunk.
+
+    Returns:
+        `(batch, seq_len)` bool, or `None` if there is no mask.
+
+    Raises:
+        ValueError: if the mask has another batch size, is narrower than the chunk, or is not two-dimensional.
+
+    Example:
+        >>> token_mask(torch.tensor([[0, 1, 1, 0]]), batch_size=1, seq_len=2)
+        tensor([[ True, False]])
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != batch_size or attention_mask.shape[1] < seq_len:
+        raise ValueError(
+            f"`attention_mask` must have the shape (batch, at least seq_len) = ({batch_size}, >= {seq_len}), "
+            f"got {tuple(attention_mask.shape)}"
+        )
+    return attention_mask[:, attention_mask.shape[1] - seq_len :] != 0
+
+
+def last_real_position(is_real: torch.Tensor) -> torch.Tensor:
+    """For each position, that of the last real token up to and including it; 0 if there is none yet.
+
+    Args:
+        is_real: `(batch, seq_len)` bool.
+
+    Returns:
+        `(batch, seq_len)` int64.
+
+    Example:
+        >>> last_real_position(torch.tensor([[True, False, False, True]]))
+        tensor([[0, 0, 0, 3]])
+    """
+    positions = torch.arange(is_real.shape[1], device=is_real.device)
+    return torch.where(is_real, positions, 0).cummax(dim=1).values
+
+
+def segment_starts(
+    segment_ids: torch.Tensor | None, is_real: torch.Tensor | None, batch_size: int, seq_len: int
+) -> torch.Tensor | None:
+    """Where a new sequence begins inside the chunk: at a token whose segment differs from the last real token's.
+
+    The first real token of a chunk is never a start: it goes on from the carried state.
+
+    Args:
+        segment_ids: `(batch, seq_len)` integers, constant within each of the sequences laid end to end.
+        is_real: `(batch, seq_len)` bool or `None`; the segments of pads have no meaning.
+        batch_size: the batch size of the chunk.
+        seq_len: the length of the chunk.
+
+    Returns:
+        `(batch, seq_len)` bool, or `None` without segments.
+
+    Raises:
+        ValueError: if `segment_ids` has another shape.
+
+    Example:
+        >>> segment_starts(torch.tensor([[0, 0, 1, 1, 2]]), None, batch_size=1, seq_len=5)
+        tensor([[False, False,  True, False,  True]])
+    """
+    if segment_ids is None:
+        return None
+    if segment_ids.shape != (batch_size, seq_len):
+        raise ValueError(
+            f"`segment_ids` must have the shape (batch, seq_len) = {(batch_size, seq_len)}, "
+            f"got {tuple(segment_ids.shape)}"
+        )
+    if is_real is None:
+        changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+        return torch.nn.functional.pad(changes, (1, 0), value=False)
+    # The segment of the last real token before each position; a first real token is compared with itself.
+    first_real = is_real.to(torch.int8).argmax(dim=1, keepdim=True)
+    previous = torch.nn.functional.pad(last_real_position(is_real)[:, :-1], (1, 0))
+    previous = torch.maximum(previous, first_real)
+    return is_real & (segment_ids != segment_ids.gather(1, previous))
+
+
+_UINT32 = 0xFFFFFFFF
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    """A bijection of 32-bit numbers (held in int64) that spreads each input bit over all output bits.
+
+    The constants are those of Chris Wellons' search for low-bias integer hashes ("lowbias32").
+    """
+    bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _UINT32
+    bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & _UINT32
+    return bits ^ (bits >> 16)
+
+
+def zoneout_mask(seed: torch.Tensor, batch_size: int, seq_len: int, hidden_size: int, zoneout: float) -> torch.Tensor:
+    """Which units keep their state, by a counter-based hash of (seed, batch, time, channel).
+
+    A hash needs no memory between forward and backward, and gives every backend the same mask in any order of work.
+
+    Args:
+        seed: 0-dim int64.
+        batch_size, seq_len, hidden_size: the shape of the mask.
+        zoneout: the probability with which a unit is zoned out.
+
+    Returns:
+        `(batch, seq_len, hidden)` bool, true where the unit is zoned out.
+
+    Example:
+        >>> zoneout_mask(torch.tensor(1), 4, 50, 50, zoneout=0.25).float().mean().round(decimals=2)
+        tensor(0.2500)
+    """
+    key = _mix((seed & _UINT32) ^ _mix((seed >> 32) & _UINT32))
+    key = _mix(key ^ torch.arange(batch_size, device=seed.device))  # (batch,)
+    key = _mix(key[:, None] ^ torch.arange(seq_len, device=seed.device))  # (batch, seq_len)
+    key = _mix(key[:, :, None] ^ torch.arange(hidden_size, device=seed.device))  # (batch, seq_len, hidden)
+    return key < round(zoneout * 2**32)
+
+
+# --- "reference": the law ---------------------------------------------------------------------------------------------
+
+
+def _reference_pooling(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equations 3 to 5 of the paper, one step after the other, differentiated by autograd."""
+    dtype = gate_logits.dtype
+    gate_logits = gate_logits.to(initial_state.dtype)
+    if is_real is not None:
+        gate_logits = gate_logits.masked_fill(~is_real[..., None], 0)  # what a pad holds, NaN included, is never seen
+    logits = dict(zip(GATES[pooling], gate_logits.chunk(len(GATES[pooling]), dim=-1), strict=True))
+
+    z = _CANDIDATE_ACTIVATIONS[candidate_activation](logits["z"])
+    f = torch.sigmoid(logits["f"])
+    i = torch.sigmoid(logits["i"]) if "i" in logits else 1 - f
+    o = torch.sigmoid(logits["o"]) if "o" in logits else torch.ones_like(f)
+    if zoneout_seed is not None:  # equation 6, and a zoned-out unit takes no input either
+        zoned_out = zoneout_mask(zoneout_seed, *f.shape, zoneout)
+        f, i = f.masked_fill(zoned_out, 1), i.masked_fill(zoned_out, 0)
+    elif zoneout:
+        f, i = 1 - (1 - zoneout) * (1 - f), (1 - zoneout) * i
+
+    c, outputs = initial_state, []
+    for t, (z_t, f_t, i_t, o_t) in enumerate(zip(*(gate.unbind(1) for gate in (z, f, i, o)), strict=True)):
+        carried = c if is_start is None else c.masked_fill(is_start[:, t, None], 0)
+        new = f_t * carried + i_t * z_t
+        h = o_t * new
+        if is_real is not None:
+            new = torch.where(is_real[:, t, None], new, c)
+            h = h.masked_fill(~is_real[:, t, None], 0)
+        c = new
+        outputs.append(h)
+    return torch.stack(outputs, dim=1).to(dtype), c
+
+
+# --- "torch": whole-tensor activations, in-place loops over time --------------------------------------------------------
+
+
+class _Gates(NamedTuple):
+    """Activated gates `(batch, seq_len, hidden)` in the dtype of the state, pads and zoneout applied."""
+
+    z: torch.Tensor
+    f: torch.Tensor  # the forget gate before zoneout and pads, for its derivative
+    i: torch.Tensor | None  # likewise the input gate of ifo-pooling
+    o: torch.Tensor | None  # zero at pads
+    allow: torch.Tensor | float  # what is left of an update: 0 at pads and zoned-out units, 1 - p at evaluation
+    keep: torch.Tensor  # factor of c_{t-1}: one at pads and zoned-out units, zero at the start of a segment
+    update: torch.Tensor  # factor of z_t: zero at pads and zoned-out units
+
+
+def _activate(
+    gate_logits: torch.Tensor,
+    dtype: torch.dtype,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> _Gates:
+    gate_logits = gate_logits.to(dtype)
+    if is_real is not None:
+        gate_logits = gate_logits.masked_fill(~is_real[..., None], 0)
+    logits = dict(zip(GATES[pooling], gate_logits.chunk(len(GATES[pooling]), dim=-1), strict=True))
+
+    z = _CANDIDATE_ACTIVATIONS[candidate_activation](logits["z"])
+    f = torch.sigmoid(logits["f"])
+    i = torch.sigmoid(logits["i"]) if "i" in logits else None
+    o = torch.sigmoid(logits["o"]) if "o" in logits else None
+
+    allow: torch.Tensor | float = 1.0 - zoneout
+    if zoneout_seed is not None:
+        allow = (~zoneout_mask(zoneout_seed, *f.shape, zoneout)).to(dtype)
+    if is_real is not None:
+        allow = allow * is_real[..., None].to(dtype)
+        o = o * is_real[..., None] if o is not None else None
+
+    forget = (1 - f) * allow
+    keep = 1 - forget
+    if is_start is not None:
+        keep = keep.masked_fill(is_start[..., None], 0)
+    return _Gates(z, f, i, o, allow, keep, forget if i is None else i * allow)
+
+
+def _scan(keep: torch.Tensor, inputs: torch.Tensor, initial_state: torch.Tensor) -> torch.Tensor:
+    """`c_t = keep_t * c_{t-1} + inputs_t` for all t: `(batch, seq_len + 1, hidden)`, the initial state first."""
+    states = torch.empty(
+        keep.shape[0], keep.shape[1] + 1, keep.shape[2], dtype=initial_state.dtype, device=initial_state.device
+    )
+    states[:, 0] = initial_state
+    # `unbind` makes all the views at once: indexing inside the loop would cost more than the arithmetic.
+    steps = zip(keep.unbind(1), inputs.unbind(1), states.unbind(1)[:-1], states.unbind(1)[1:], strict=True)
+    for keep_t, input_t, previous, current in steps:
+        torch.addcmul(input_t, keep_t, previous, out=current)
+    return states
+
+
+def _torch_pooling(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    gates = _activate(
+        gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
+    )
+    states = _scan(gates.keep, gates.update * gates.z, initial_state)
+    c = states[:, 1:]
+    if gates.o is not None:
+        h = gates.o * c
+    elif is_real is not None:
+        h = c.masked_fill(~is_real[..., None], 0)
+    else:
+        h = c
+    # The outputs of an operator own their memory: `h` and `c_last` must not keep all the states alive.
+    return h.to(gate_logits.dtype, copy=h is c).contiguous(), states[:, -1].clone()
+
+
+def _torch_pooling_backward(
+    grad_h: torch.Tensor,
+    grad_c_last: torch.Tensor,
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of `gate_logits` and `initial_state`; everything but them is recomputed, not stored."""
+    gates = _activate(
+        gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
+    )
+    z, f, i, o, allow, keep, update = gates
+    states = _scan(keep, update * z, initial_state)
+    grad_h = grad_h.to(initial_state.dtype)
+    if o is not None:
+        grad_c = grad_h * o
+    elif is_real is not None:
+        grad_c = grad_h * is_real[..., None]
+    else:
+        grad_c = grad_h.clone()
+    grad_c[:, -1] += grad_c_last
+    steps = grad_c.unbind(1)
+    for keep_t, current, previous in zip(keep.unbind(1)[:0:-1], steps[:0:-1], steps[-2::-1], strict=True):
+        previous.addcmul_(keep_t, current)
+
+    grad_keep = grad_c * states[:, :-1]
+    if is_start is not None:
+        grad_keep = grad_keep.masked_fill(is_start[..., None], 0)
+    grad_update = grad_c * z
+    # keep = 1 - allow * (1 - f); in f- and fo-pooling update = allow * (1 - f), in ifo-pooling update = allow * i
+    grad_f = allow * (grad_keep if i is not None else grad_keep - grad_update)
+    gradients = {
+        "z": grad_c * update * _CANDIDATE_DERIVATIVES[candidate_activation](z),
+        "f": grad_f * f * (1 - f),
+    }
+    if o is not None:
+        gradients["o"] = grad_h * states[:, 1:] * o * (1 - o)
+    if i is not None:
+        gradients["i"] = allow * grad_update * i * (1 - i)
+    grad_logits = torch.cat([gradients[gate].to(gate_logits.dtype) for gate in GATES[pooling]], dim=-1)
+    return grad_logits, keep[:, 0] * grad_c[:, 0]
+
+
+def _setup_pooling_context(ctx, inputs, output):
+    gate_logits, initial_state, is_real, is_start, zoneout_seed, *options = inputs
+    ctx.save_for_backward(gate_logits, initial_state, is_real, is_start, zoneout_seed)
+    ctx.options = options
+
+
+def _differentiate_pooling(ctx, grad_h, grad_c_last):
+    grads = _torch_pooling_backward_operator(grad_h, grad_c_last, *ctx.saved_tensors, *ctx.options)
+    return *grads, None, None, None, None, None, None
+
+
+def _setup_backward_context(ctx, inputs, output):
+    *tensors, pooling, candidate_activation, zoneout = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = (pooling, candidate_activation, zoneout)
+
+
+def _differentiate_backward(ctx, grad_grad_logits, grad_grad_state):
+    """The second derivative, through the textbook loop: rare, so it need not be fast."""
+    grad_h, grad_c_last, gate_logits, initial_state, *rest = ctx.saved_tensors
+    with torch.enable_grad():
+        variables = [x.detach().requires_grad_() for x in (grad_h, grad_c_last, gate_logits, initial_state)]
+        outputs = _reference_pooling(*variables[2:], *rest, *ctx.options)
+        first = torch.autograd.grad(outputs, variables[2:], variables[:2], create_graph=True)
+    second = torch.autograd.grad(first, variables, (grad_grad_logits, grad_grad_state), allow_unused=True)
+    return *second, None, None, None, None, None, None
+
+
+_TENSORS = "Tensor gate_logits, Tensor initial_state, Tensor? is_real, Tensor? is_start, Tensor? zoneout_seed"
+_OPTIONS = "str pooling, str candidate_activation, float zoneout"
+
+
+def _operator(name: str, schema: str, implementation: Callable, fake: Callable, setup: Callable, backward: Callable):
+    """Define a differentiable custom operator, which `torch.compile` and `torch.export` keep whole.
+
+    A process may load this file twice, as the installed package and as remote code of a model folder. To define a name
+    again would break the first handle, so the second copy takes the operator that is there; the version at the end of
+    its name changes with its meaning.
+    """
+    if not hasattr(torch.ops.modeling_qrnn, name):
+        operator = torch.library.custom_op(
+            f"modeling_qrnn::{name}", implementation, mutates_args=(), schema=schema
+        )
+        operator.register_fake(fake)
+        operator.register_autograd(backward, setup_context=setup)
+    return getattr(torch.ops.modeling_qrnn, name)
+
+
+def _fake_pooling(gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout):
+    batch_size, seq_len, width = gate_logits.shape
+    return gate_logits.new_empty(batch_size, seq_len, width // len(GATES[pooling])), torch.empty_like(initial_state)
+
+
+def _fake_pooling_backward(grad_h, grad_c_last, gate_logits, initial_state, *_):
+    # The implementations return contiguous memory whatever the strides of their inputs.
+    return gate_logits.new_empty(gate_logits.shape), initial_state.new_empty(initial_state.shape)
+
+
+_torch_pooling_operator = _operator(
+    "torch_pooling_v1",
+    f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)",
+    _torch_pooling,
+    _fake_pooling,
+    _setup_pooling_context,
+    _differentiate_pooling,
+)
+_torch_pooling_backward_operator = _operator(
+    "torch_pooling_backward_v1",
+    f"(Tensor grad_h, Tensor grad_c_last, {_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)",
+    _torch_pooling_backward,
+    _fake_pooling_backward,
+    _setup_backward_context,
+    _differentiate_backward,
+)
+
+
+# --- the public function ------------------------------------------------------------------------------------------------
+
+_BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
+    "reference": _reference_pooling,
+    "torch": _torch_pooling_operator,
+}
+
+
+def _choose_backend(backend: str | None, seq_len: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    if backend is None:
+        # One step needs no loop: its plain operations are the fastest there are, and an exported one-step program that
+        # consists of them loads in a process without this package.
+        backend = "reference" if seq_len == 1 else "torch"
+    if backend not in _BACKENDS:
+        raise ValueError(f"`backend` must be None or one of {list(_BACKENDS)}, got {backend!r}")
+    return _BACKENDS[backend]
+
+
+def check_options(pooling: str, candidate_activation: str, zoneout: float) -> None:
+    """Refuse options that `recurrent_pooling` does not know.
+
+    Raises:
+        ValueError: naming the option, what came and what is allowed.
+    """
+    if pooling not in GATES:
+        raise ValueError(f"`pooling` must be one of {list(GATES)}, got {pooling!r}")
+    if candidate_activation not in _CANDIDATE_ACTIVATIONS:
+        raise ValueError(
+            f"`candidate_activation` must be one of {list(_CANDIDATE_ACTIVATIONS)}, got {candidate_activation!r}"
+        )
+    if not 0 <= zoneout < 1:
+        raise ValueError(f"`zoneout` must be a probability in [0, 1), got {zoneout}")
+
+
+def _check_gate_logits(gate_logits: torch.Tensor, pooling: str) -> None:
+    if gate_logits.dim() != 3 or gate_logits.shape[1] == 0 or gate_logits.shape[2] % len(GATES[pooling]):
+        raise ValueError(
+            f"`gate_logits` must have the shape (batch, at least one step, {len(GATES[pooling])} * hidden) for "
+            f"pooling={pooling!r}, got {tuple(gate_logits.shape)}"
+        )
+    if gate_logits.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"`gate_logits` must be float32, float64, bfloat16 or float16, got {gate_logits.dtype}"
+        )
+
+
+def _prepare_state(initial_state: torch.Tensor | None, gate_logits: torch.Tensor, pooling: str) -> torch.Tensor:
+    shape = (gate_logits.shape[0], gate_logits.shape[2] // len(GATES[pooling]))
+    dtype = state_dtype(gate_logits.dtype)
+    if initial_state is None:
+        return gate_logits.new_zeros(shape, dtype=dtype)
+    if initial_state.shape != shape:
+        raise ValueError(
+            f"`initial_state` must have the shape (batch, hidden) = {shape}, got {tuple(initial_state.shape)}"
+        )
+    return initial_state.to(dtype)
+
+
+def recurrent_pooling(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor | None = None,
+    *,
+    pooling: Pooling = "fo",
+    candidate_activation: CandidateActivation = "tanh",
+    attention_mask: torch.Tensor | None = None,
+    segment_ids: torch.Tensor | None = None,
+    zoneout: float = 0.0,
+    zoneout_seed: torch.Tensor | None = None,
+    training: bool = False,
+    backend: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the QRNN recurrence over pre-activation gates (Bradbury et al. 2017, equations 3 to 6).
+
+    With `z` the activated candidate and `f`, `o`, `i` the sigmoids of the other gates,
+
+    * `"f"`:   `c_t = f_t c_{t-1} + (1 - f_t) z_t`, `h_t = c_t`;
+    * `"fo"`:  `c_t = f_t c_{t-1} + (1 - f_t) z_t`, `h_t = o_t c_t`;
+    * `"ifo"`: `c_t = f_t c_{t-1} + i_t z_t`, `h_t = o_t c_t`.
+
+    The activations happen in the dtype of the state, inside: gates rounded to 16 bits would lose `1 - f`.
+
+    Args:
+        gate_logits: `(batch, seq_len, n_gates * hidden)`, gates in the order z, f, o, i; float32, float64, bfloat16 or
+            float16; any strides.
+        initial_state: `(batch, hidden)`, the state `c` before the first step; zeros if `None`.
+        pooling: `"f"`, `"fo"` or `"ifo"`: which gates there are.
+        candidate_activation: `"tanh"` (the paper's), `"identity"` or `"relu"`.
+        attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count. At a pad
+            the state is held and `h` is zero.
+        segment_ids: `(batch, seq_len)` integers; where they change, the carried state is dropped
+            (`c_t = (1 - f_t) z_t`). Column 0 always goes on from `initial_state`.
+        zoneout: probability, in [0, 1), with which a unit keeps its state (equation 6): `f := 1`, and `i := 0`. At
+            evaluation the expectation acts instead: `1 - f`, and `i`, times `1 - zoneout`.
+        zoneout_seed: 0-dim int64 tensor that fixes the random mask; drawn from torch's generator if `None`.
+        training: whether zoneout is random.
+        backend: `"reference"` (the textbook loop), `"torch"`, or `None` to choose.
+
+    Returns:
+        `h` `(batch, seq_len, hidden)` in the dtype of `gate_logits`, and the last state `(batch, hidden)` in float32
+        (float64 for float64 input). Gradients flow through both, to `gate_logits` and `initial_state`.
+
+    Raises:
+        ValueError: if a shape, dtype, option or probability is not one of the above.
+
+    Example:
+        >>> h, state = recurrent_pooling(torch.randn(2, 5, 3 * 8))
+        >>> h.shape, state.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 8]))
+    """
+    check_options(pooling, candidate_activation, zoneout)
+    _check_gate_logits(gate_logits, pooling)
+    batch_size, seq_len, _ = gate_logits.shape
+    run = _choose_backend(backend, seq_len)
+    initial_state = _prepare_state(initial_state, gate_logits, pooling)
+    is_real = token_mask(attention_mask, batch_size, seq_len)
+    is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
+    if not (training and zoneout):
+        zoneout_seed = None
+    elif zoneout_seed is None:
+        zoneout_seed = torch.randint(2**63 - 1, (), device=gate_logits.device)
+    return run(
+        gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
+    )
+
+
+@torch.no_grad()
+def recurrent_states(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor | None = None,
+    *,
+    pooling: Pooling = "fo",
+    candidate_activation: CandidateActivation = "tanh",
+    attention_mask: torch.Tensor | None = None,
+    segment_ids: torch.Tensor | None = None,
+    zoneout: float = 0.0,
+) -> torch.Tensor:
+    """The state `c` after every step, at evaluation and without gradients: what a roll-back needs.
+
+    Args:
+        gate_logits, initial_state, pooling, candidate_activation, attention_mask, segment_ids, zoneout: as in
+            `recurrent_pooling`.
+
+    Returns:
+        `(batch, seq_len, hidden)` in float32 (float64 for float64 input); at a pad the state that is held.
+
+    Raises:
+        ValueError: as `recurrent_pooling`.
+
+    Example:
+        >>> gate_logits = torch.randn(2, 5, 3 * 8)
+        >>> states = recurrent_states(gate_logits)
+        >>> torch.equal(states[:, -1], recurrent_pooling(gate_logits, backend="torch")[1])
+        True
+    """
+    check_options(pooling, candidate_activation, zoneout)
+    _check_gate_logits(gate_logits, pooling)
+    batch_size, seq_len, _ = gate_logits.shape
+    initial_state = _prepare_state(initial_state, gate_logits, pooling)
+    is_real = token_mask(attention_mask, batch_size, seq_len)
+    is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
+    gates = _activate(
+        gate_logits, initial_state.dtype, is_real, is_start, None, pooling, candidate_activation, zoneout
+    )
+    return _scan(gates.keep, gates.update * gates.z, initial_state)[:, 1:]
