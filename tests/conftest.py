@@ -1,0 +1,24 @@
+"""What all tests share: fixed seeds, one thread (tiny operations stall on thread barriers), and small models."""
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def redraw():
+    """Redraw all parameters wide, in place: zero biases and tiny weights hide leaks at pads and between chunks."""
+
+    def redraw(module: nn.Module, std: float = 0.5) -> nn.Module:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(std=std)
+        return module.eval()
+
+    return redraw
