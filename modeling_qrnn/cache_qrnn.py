@@ -53,12 +53,12 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     is_sliding = False
     is_croppable = True
     supports_early_init = False
+    cumulative_length: torch.Tensor  # 0-dim int64, from the first update on
 
     def __init__(self, max_cache_len: int | None = None, **kwargs):
-        # `max_cache_len` is what StaticCache passes to every layer; the size of a recurrent state does not depend on it.
+        # StaticCache passes `max_cache_len` to every layer, but a recurrent state has the same size at any length.
         LinearAttentionLayer.__init__(self, number_of_states=1)
         CacheLayerMixin.__init__(self)
-        self.cumulative_length: torch.Tensor | None = None
         self.conv_history: torch.Tensor | None = None
         self.recurrent_history: torch.Tensor | None = None
 
@@ -135,7 +135,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
 
     def get_seq_length(self) -> torch.Tensor | int:
         # A copy, for the counter advances in place.
-        return 0 if self.cumulative_length is None else self.cumulative_length.clone()
+        return self.cumulative_length.clone() if self.is_conv_states_initialized[0] else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[torch.Tensor | int, int]:
         return self.get_seq_length() + query_length, 0
@@ -143,7 +143,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     def reset(self) -> None:
         LinearAttentionLayer.reset(self)
         self.conv_history = self.recurrent_history = None
-        if self.cumulative_length is not None:
+        if self.is_conv_states_initialized[0]:
             self.cumulative_length.zero_()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -184,7 +184,9 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
 
     def _roll_back(self, num_tokens: int) -> None:
         if self.recurrent_history is None or self.conv_history is None:
-            raise RuntimeError("`crop` needs the past states: call `activate_past_recording` before the tokens to remove")
+            raise RuntimeError(
+                "`crop` needs the past states: call `activate_past_recording` before the tokens to remove"
+            )
         recorded = self.recurrent_history.shape[1] - 1
         if num_tokens > recorded:
             raise ValueError(
@@ -233,7 +235,9 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
     tensors = {}
     for index, layer in enumerate(cache.layers):
         if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
-            raise ValueError(f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not")
+            raise ValueError(
+                f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
+            )
         tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
         tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
         tensors[f"layers.{index}.length"] = layer.cumulative_length

@@ -33,8 +33,9 @@ class QRNNConfig(PreTrainedConfig):
         vocab_size (`int`, defaults to 10000):
             Number of tokens.
         embedding_size (`int`, *optional*, defaults to `hidden_size`):
-            Width of the token embeddings. Plain and dense stacks with tied embeddings end in a layer of this width; a
-            residual model has a linear layer from it where it differs from `hidden_size`, and one back before a tied head.
+            Width of the token embeddings. Plain and dense stacks with tied embeddings end in a layer of this width. A
+            residual model has a linear layer from it where it differs from `hidden_size`, and one back before a tied
+            head.
         hidden_size (`int`, defaults to 640):
             Width of the layers; in a bidirectional model each direction has half of it.
         num_hidden_layers (`int`, defaults to 2):
@@ -83,15 +84,19 @@ class QRNNConfig(PreTrainedConfig):
         classifier_dropout (`float`, *optional*):
             Dropout before a classification head; `output_dropout` if `None`.
         classifier_hidden_size (`int`, *optional*):
-            Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT; `None`
-            for one linear layer.
+            Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT;
+            `None` for one linear layer.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of initial embeddings and linear layers. The gate projections start from torch's own
             `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))` instead, for a fixed small range starves a plain stack.
         use_cache (`bool`, *optional*):
             Whether to return the recurrent state; by default all but bidirectional models do.
-        pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int` or `list[int]`, *optional*):
-            Special tokens.
+        pad_token_id (`int`, *optional*):
+            The token that fills up a batch; what is a pad is told by `attention_mask` alone.
+        bos_token_id (`int`, *optional*):
+            The token that begins a text.
+        eos_token_id (`int` or `list[int]`, *optional*):
+            The tokens that end a text.
         tie_word_embeddings (`bool`, defaults to `False`):
             Whether the head shares the weights of the embeddings.
 
@@ -168,11 +173,11 @@ class QRNNConfig(PreTrainedConfig):
         if self.connection == "residual":
             return list(zip(outputs, outputs, strict=True))
         if self.tie_word_embeddings:
-            outputs[-1] = self.embedding_size
+            outputs[-1] = self.input_size
         if self.connection == "dense":
-            inputs = [self.embedding_size + sum(outputs[:layer]) for layer in range(self.num_hidden_layers)]
+            inputs = [self.input_size + sum(outputs[:layer]) for layer in range(self.num_hidden_layers)]
         else:
-            inputs = [self.embedding_size, *outputs[:-1]]
+            inputs = [self.input_size, *outputs[:-1]]
         return list(zip(inputs, outputs, strict=True))
 
     @property
@@ -182,6 +187,11 @@ class QRNNConfig(PreTrainedConfig):
             (input_size, max(kernel_size - 1, 1), output_size)
             for (input_size, output_size), kernel_size in zip(self.layer_sizes, self.kernel_sizes, strict=True)
         ]
+
+    @property
+    def input_size(self) -> int:
+        """The width of the token embeddings and of `inputs_embeds`."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def output_size(self) -> int:
@@ -198,7 +208,9 @@ class QRNNConfig(PreTrainedConfig):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
         if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
-            raise ValueError(f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}")
+            raise ValueError(
+                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
+            )
         if len(self.kernel_sizes) != self.num_hidden_layers or min(self.kernel_sizes) < 1:
             raise ValueError(
                 f"`kernel_size` must be a number from 1 up, or one per layer ({self.num_hidden_layers}), "

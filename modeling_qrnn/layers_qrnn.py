@@ -13,7 +13,7 @@
 # limitations under the License.
 """QRNN layers in plain PyTorch: `QRNNLayer` (convolution -> pooling) and `QRNN`, the drop-in for `torch.nn.LSTM`."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from .pooling_qrnn import (
     check_options,
     last_real_position,
     recurrent_pooling,
+    recurrent_states,
     segment_starts,
     token_mask,
 )
@@ -225,12 +226,13 @@ class QRNNLayer(nn.Module):
         self.temporal_pooling = temporal_pooling
         self.temporal_pooling_size = temporal_pooling_size
         width = len(GATES[pooling]) * hidden_size
+        self.gate_proj: nn.Linear
         if weight_dropout:
             self.gate_proj = QRNNDroppedLinear(kernel_size * input_size, width, weight_dropout, bias, device, dtype)
         else:
             self.gate_proj = nn.Linear(kernel_size * input_size, width, bias=bias, device=device, dtype=dtype)
         # The rows of the forget gate, for initialisers: they see the projection alone, not this layer.
-        self.gate_proj.forget_gate = slice(hidden_size, 2 * hidden_size)
+        self.gate_proj.forget_gate = slice(hidden_size, 2 * hidden_size)  # type: ignore[assignment]
 
     @property
     def is_subsampling(self) -> bool:
@@ -268,20 +270,19 @@ class QRNNLayer(nn.Module):
         self._check_inputs(x, state, segment_ids, gate_bias)
         is_real = token_mask(attention_mask, x.shape[0], x.shape[1])
         if self.reverse:
-            x, is_real, segment_ids = (None if y is None else y.flip(1) for y in (x, is_real, segment_ids))
+            x = x.flip(1)
+            is_real, segment_ids = (None if marks is None else marks.flip(1) for marks in (is_real, segment_ids))
         c, conv_state = (None, None) if state is None else state
         window = self.window(x, conv_state, is_real, segment_ids)
         gate_logits = self.gate_proj(window.inputs() if self.causal else self._centred_inputs(x, is_real, segment_ids))
         if gate_bias is not None:
             gate_logits = gate_logits + gate_bias[:, None]
         if self.is_subsampling:
-            gate_logits, is_real = self._subsample(gate_logits, is_real)
+            gate_logits, is_kept = self._subsample(gate_logits, is_real)
+            h, _ = self.pool(gate_logits, None, is_kept, None)
+            return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
         h, c = self.pool(gate_logits, c, is_real, segment_ids)
-        if self.reverse:
-            h = h.flip(1)
-        if self.is_subsampling:
-            return h, is_real.flip(1) if self.reverse else is_real
-        return h, (c, window.next_state()) if self.causal else None
+        return h.flip(1) if self.reverse else h, (c, window.next_state()) if self.causal else None
 
     def window(
         self,
@@ -315,26 +316,41 @@ class QRNNLayer(nn.Module):
             training=self.training,
         )
 
+    def states(
+        self,
+        gate_logits: torch.Tensor,
+        c: torch.Tensor | None,
+        is_real: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The recurrent state after every step with this layer's options; see `recurrent_states`."""
+        return recurrent_states(
+            gate_logits,
+            c,
+            pooling=self.pooling,
+            candidate_activation=self.candidate_activation,
+            attention_mask=is_real,
+            segment_ids=segment_ids,
+            zoneout=self.zoneout,
+        )
+
     def _centred_inputs(
         self, x: torch.Tensor, is_real: torch.Tensor | None, segment_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """The window around each token: `kernel_size // 2` real tokens before it, the rest after it."""
         batch_size, seq_len, input_size = x.shape
 
-        def preceding(taps: int, *sequence: torch.Tensor | None) -> torch.Tensor:
-            tokens, is_real, segment_ids = sequence
+        def preceding(taps, x, is_real, segment_ids):
             is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
-            window = ConvolutionWindow(tokens, x.new_zeros(batch_size, input_size, taps), is_real, is_start)
-            return window.inputs().unflatten(2, (taps + 1, input_size))[:, :, :-1]  # (batch, seq_len, taps, input)
+            window = ConvolutionWindow(x, x.new_zeros(batch_size, input_size, taps), is_real, is_start)
+            return window.inputs().unflatten(2, (taps + 1, input_size))  # (batch, seq_len, taps and the token, input)
 
         sequence = (x, is_real, segment_ids)
         before = preceding(self.kernel_size // 2, *sequence)
-        after = preceding((self.kernel_size - 1) // 2, *(None if y is None else y.flip(1) for y in sequence))
-        return torch.cat([before, x[:, :, None], after.flip(1, 2)], dim=2).flatten(2)
+        after = preceding((self.kernel_size - 1) // 2, *(None if part is None else part.flip(1) for part in sequence))
+        return torch.cat([before, after[:, :, :-1].flip(1, 2)], dim=2).flatten(2)
 
-    def _subsample(
-        self, gate_logits: torch.Tensor, is_real: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _subsample(self, gate_logits: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Shorten the logits in reading order, whichever way they run: `ceil(n / stride)`, then whole pools only."""
         batch_size, seq_len, _ = gate_logits.shape
         if self.reverse:
@@ -357,7 +373,8 @@ class QRNNLayer(nn.Module):
     def _check_inputs(self, x, state, segment_ids, gate_bias) -> None:
         if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(
-                f"`x` must have the shape (batch, at least one step, input_size={self.input_size}), got {tuple(x.shape)}"
+                f"`x` must have the shape (batch, at least one step, input_size={self.input_size}), "
+                f"got {tuple(x.shape)}"
             )
         if state is not None:
             self._check_state(x.shape[0], state)
@@ -409,8 +426,8 @@ class QRNN(nn.Module):
         zoneout: probability with which a unit keeps its state in training.
         bidirectional: add a stack that runs from right to left, with weights of its own; upper layers see both.
         batch_first: whether tensors are `(batch, seq_len, channels)` rather than `(seq_len, batch, channels)`.
-        stride, temporal_pooling, temporal_pooling_size: shorten the sequence between the convolution and the recurrence
-            of the first layer, see `QRNNLayer`.
+        stride, temporal_pooling, temporal_pooling_size: shorten the sequence between the convolution and the
+            recurrence of the first layer, see `QRNNLayer`.
         device, dtype: of the parameters.
 
     Raises:
@@ -458,6 +475,7 @@ class QRNN(nn.Module):
         self.bidirectional = bidirectional
         self.batch_first = batch_first
         directions = (False, True) if bidirectional else (False,)
+        self.is_subsampling = stride > 1 or temporal_pooling is not None
         self.layers = nn.ModuleList(
             QRNNLayer(
                 input_size if index == 0 else len(directions) * hidden_size,
@@ -478,26 +496,21 @@ class QRNN(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    @property
-    def is_subsampling(self) -> bool:
-        """Whether the module shortens the sequence."""
-        return self.layers[0].is_subsampling
-
     def forward(
         self,
         input: torch.Tensor | PackedSequence,
         state: QRNNState | None = None,
         *,
         attention_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor | PackedSequence, QRNNState | torch.Tensor]:
+    ) -> tuple[Any, Any]:
         """Run the stack over a chunk.
 
         Args:
             input: `(seq_len, batch, input_size)`, with `batch_first` `(batch, seq_len, input_size)`, without a batch
                 `(seq_len, input_size)`, or a `PackedSequence`.
             state: what the last chunk returned; `None` starts from zero.
-            attention_mask: `(batch, at least seq_len)`, whatever `batch_first`: non-zero at real tokens, pads anywhere;
-                its last `seq_len` columns count.
+            attention_mask: `(batch, at least seq_len)`, whatever `batch_first`: non-zero at real tokens, pads
+                anywhere; its last `seq_len` columns count.
 
         Returns:
             The output in the form of the input, zero at pads, and the `QRNNState`. A subsampling module returns the
@@ -515,12 +528,14 @@ class QRNN(nn.Module):
             return self._forward_unbatched(input, state, attention_mask)
         if input.dim() != 3:
             raise ValueError(f"`input` must have two or three dimensions, got {tuple(input.shape)}")
-        output, state = self._forward(input if self.batch_first else input.transpose(0, 1), state, attention_mask)
-        return output if self.batch_first else output.transpose(0, 1), state
+        if self.batch_first:
+            return self._forward(input, state, attention_mask)
+        output, state = self._forward(input.transpose(0, 1), state, attention_mask)
+        return output.transpose(0, 1), state
 
     def _forward(
         self, x: torch.Tensor, state: QRNNState | None, attention_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, QRNNState | torch.Tensor]:
+    ) -> tuple[torch.Tensor, Any]:
         states = self._layer_states(state)
         directions = 2 if self.bidirectional else 1
         new_states = []

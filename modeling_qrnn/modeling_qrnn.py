@@ -13,6 +13,8 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -39,14 +41,14 @@ from transformers.utils.output_capturing import capture_outputs
 from .cache_qrnn import QRNNCacheLayer
 from .configuration_qrnn import QRNNConfig
 from .layers_qrnn import QRNNLayer
-from .pooling_qrnn import recurrent_states, segment_starts, token_mask
+from .pooling_qrnn import token_mask
 
 
 def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
     """`token_mask` without masks that hide nothing, for the unmasked path is faster.
 
-    A traced graph keeps its mask, because whether it hides something is not known there. Nor is the mask of a one-token
-    step dropped unseen: that token may be a pad.
+    A traced graph keeps its mask, because whether it hides something is not known there. Nor is the mask of a
+    one-token step dropped unseen: that token may be a pad.
     """
     is_real = token_mask(attention_mask, batch_size, seq_len)
     if is_real is None or (not is_tracing(is_real) and bool(is_real.all())):
@@ -83,7 +85,8 @@ def packed_segments(
     marks = [mark.expand(batch_size, -1) for mark in marks]
     if len(marks) == 1:
         return marks[0]
-    return sum(segment_starts(mark, None, batch_size, seq_len).cumsum(dim=1) for mark in marks)
+    starts = [F.pad(mark[:, 1:] != mark[:, :-1], (1, 0)) for mark in marks]
+    return torch.stack(starts).any(dim=0).cumsum(dim=1)
 
 
 class QRNNDropout(nn.Dropout):
@@ -106,13 +109,18 @@ def make_norm(config: QRNNConfig, width: int) -> nn.Module:
     return {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}[config.norm](width, eps=config.norm_eps)
 
 
+def make_projection(input_size: int, output_size: int) -> nn.Module:
+    """A linear map where the widths differ."""
+    return nn.Identity() if input_size == output_size else nn.Linear(input_size, output_size, bias=False)
+
+
 class QRNNMLP(nn.Module):
     """Gated MLP: `W_down (silu(W_gate x) * W_up x)`."""
 
-    def __init__(self, config: QRNNConfig):
+    def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
@@ -157,7 +165,7 @@ class QRNNMixer(nn.Module):
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
     def _forward_from_cache(self, hidden_states, past_key_values, attention_mask, segment_ids):
-        (layer,) = self.directions
+        layer = cast(QRNNLayer, self.directions[0])
         # 1. Read the state. The cache has a placeholder where a convolution of width one carries nothing.
         c, conv_state = past_key_values.layers[self.layer_idx].carried_state() or (None, None)
         conv_state = None if conv_state is None else conv_state[..., : layer.kernel_size - 1]
@@ -171,15 +179,7 @@ class QRNNMixer(nn.Module):
         conv_history = recurrent_history = None
         if past_key_values.is_recording_past(self.layer_idx):
             conv_history = window.states()
-            recurrent_history = recurrent_states(
-                gate_logits,
-                c,
-                pooling=layer.pooling,
-                candidate_activation=layer.candidate_activation,
-                attention_mask=attention_mask,
-                segment_ids=segment_ids,
-                zoneout=layer.zoneout,
-            )
+            recurrent_history = layer.states(gate_logits, c, attention_mask, segment_ids)
         past_key_values.update_conv_state(
             window.next_state(), self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history
         )
@@ -198,9 +198,9 @@ class QRNNBlock(GradientCheckpointingLayer):
         if self.is_residual:
             self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.has_mlp = config.intermediate_size is not None
-        if self.has_mlp:
+        if config.intermediate_size is not None:
             self.mlp_norm = make_norm(config, config.hidden_size)
-            self.mlp = QRNNMLP(config)
+            self.mlp = QRNNMLP(config.hidden_size, config.intermediate_size)
         # Between layers, so not after the last one of a stack; a residual block drops its branches in every layer.
         drops = self.is_residual or layer_idx < config.num_hidden_layers - 1
         self.dropout = QRNNDropout(config.hidden_dropout if drops else 0.0, config.locked_dropout)
@@ -249,11 +249,12 @@ class QRNNPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
             return
         # A gate projection: torch's own scale, which suits any width
-        bound = module.in_features**-0.5
-        init.uniform_(module.weight, -bound, bound)
-        bias = torch.zeros_like(module.bias)
+        projection = cast(nn.Linear, module)
+        bound = projection.in_features**-0.5
+        init.uniform_(projection.weight, -bound, bound)
+        bias = torch.zeros_like(projection.bias)
         bias[forget_gate] = self.config.forget_bias
-        init.copy_(module.bias, bias)
+        init.copy_(projection.bias, bias)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
@@ -283,11 +284,8 @@ class QRNNModel(QRNNPreTrainedModel):
         first_width = config.layer_sizes[0][0]
         # No `padding_idx`: pads are skipped whatever their embedding, and as a pad token may also end sentences, its
         # embedding must be trained.
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        if config.embedding_size == first_width:
-            self.embed_proj = nn.Identity()
-        else:
-            self.embed_proj = nn.Linear(config.embedding_size, first_width, bias=False)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.input_size)
+        self.embed_proj = make_projection(config.input_size, first_width)
         self.dropout = QRNNDropout(config.input_dropout, config.locked_dropout)
         self.layers = nn.ModuleList(QRNNBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = make_norm(config, config.output_size)
@@ -305,7 +303,7 @@ class QRNNModel(QRNNPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         seq_idx: torch.IntTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -329,15 +327,11 @@ class QRNNModel(QRNNPreTrainedModel):
             `last_hidden_state` `(batch, seq_len, config.output_size)`, zero at pads, and `past_key_values`.
 
         Raises:
-            ValueError: for tokens outside the vocabulary, a shape that does not fit, an empty sequence, both or neither
-                of `input_ids` and `inputs_embeds`, a cache of another model or batch size, or a bidirectional model
-                that is asked for a cache.
+            ValueError: for tokens outside the vocabulary, a shape that does not fit, an empty sequence, both or
+                neither of `input_ids` and `inputs_embeds`, a cache of another model or batch size, or a bidirectional
+                model that is asked for a cache.
         """
-        self._check_inputs(input_ids, inputs_embeds)
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-            if self.training and self.config.embedding_dropout:
-                inputs_embeds = self._drop_words(input_ids, inputs_embeds)
+        inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
         self._check_cache(past_key_values, use_cache, batch_size)
 
@@ -363,30 +357,37 @@ class QRNNModel(QRNNPreTrainedModel):
             hidden_states = hidden_states.masked_fill(~is_real[..., None], 0)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
-    def _drop_words(self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Drop whole rows of the embedding matrix: each word everywhere in the batch or nowhere."""
-        ones = inputs_embeds.new_ones(self.config.vocab_size, 1)
-        return inputs_embeds * F.dropout(ones, self.config.embedding_dropout)[input_ids]
+    def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, seq_len, embedding_size)`, with whole rows of the embedding matrix dropped in training."""
+        if input_ids is not None and inputs_embeds is None:
+            self._check_input_ids(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)
+            if self.training and self.config.embedding_dropout:
+                words = inputs_embeds.new_ones(self.config.vocab_size, 1)
+                inputs_embeds = inputs_embeds * F.dropout(words, self.config.embedding_dropout)[input_ids]
+            return inputs_embeds
+        if inputs_embeds is not None and input_ids is None:
+            self._check_inputs_embeds(inputs_embeds)
+            return inputs_embeds
+        raise ValueError(
+            "You must specify exactly one of `input_ids` and `inputs_embeds`, got "
+            f"{'neither' if input_ids is None else 'both'}"
+        )
 
     @staticmethod
     def _is_one_sequence(position_ids: torch.Tensor) -> bool:
         """Whether the positions are known to hold no boundary; a traced graph must look for them."""
         return not is_tracing(position_ids) and not bool((position_ids[:, 1:] == 0).any())
 
-    def _check_inputs(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
-        if (input_ids is None) == (inputs_embeds is None):
+    def _check_inputs_embeds(self, inputs_embeds: torch.Tensor) -> None:
+        width = self.config.input_size
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
             raise ValueError(
-                "You must specify exactly one of `input_ids` and `inputs_embeds`, got "
-                f"{'neither' if input_ids is None else 'both'}"
+                f"`inputs_embeds` must have the shape (batch, at least one token, embedding_size={width}), "
+                f"got {tuple(inputs_embeds.shape)}"
             )
-        if inputs_embeds is not None:
-            width = self.config.embedding_size
-            if inputs_embeds.dim() != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
-                raise ValueError(
-                    f"`inputs_embeds` must have the shape (batch, at least one token, embedding_size={width}), "
-                    f"got {tuple(inputs_embeds.shape)}"
-                )
-            return
+
+    def _check_input_ids(self, input_ids: torch.Tensor) -> None:
         if input_ids.dim() != 2 or input_ids.shape[1] == 0:
             raise ValueError(
                 f"`input_ids` must have the shape (batch, at least one token), got {tuple(input_ids.shape)}"
@@ -402,9 +403,10 @@ class QRNNModel(QRNNPreTrainedModel):
 
     def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
         if self.config.bidirectional and (past_key_values is not None or use_cache):
+            name = "use_cache" if past_key_values is None else "past_key_values"
             raise ValueError(
-                f"`{'use_cache' if past_key_values is None else 'past_key_values'}` was set, but a bidirectional model "
-                "has no state to carry on: its backward direction starts at the end of the sequence"
+                f"`{name}` was set, but a bidirectional model has no state to carry on: its backward direction starts "
+                "at the end of the sequence"
             )
         if past_key_values is None:
             return
@@ -412,8 +414,8 @@ class QRNNModel(QRNNPreTrainedModel):
         kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
         if kinds != self.config.layer_types:
             raise ValueError(
-                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, as "
-                f"`DynamicCache(config=model.config)` makes them, got {kinds}"
+                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
+                f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
             )
         for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
             if not layer.has_previous_state[0]:
@@ -428,10 +430,9 @@ class QRNNModel(QRNNPreTrainedModel):
 
 
 def make_lm_head(config: QRNNConfig) -> tuple[nn.Module, nn.Linear]:
-    """What leads from hidden states to logits: back to the width of tied embeddings where it differs, then the head."""
-    width = config.embedding_size if config.tie_word_embeddings else config.output_size
-    head_proj = nn.Identity() if width == config.output_size else nn.Linear(config.output_size, width, bias=False)
-    return head_proj, nn.Linear(width, config.vocab_size, bias=False)
+    """What leads from hidden states to logits: a way back to the width of tied embeddings, then the head."""
+    width = config.input_size if config.tie_word_embeddings else config.output_size
+    return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=False)
 
 
 class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
@@ -471,7 +472,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -550,7 +551,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor | None:
-        """The mask of the current chunk: of a fixed shape, so that compiled decoding does not compile anew each step."""
+        """The mask of the current chunk: its shape is fixed, so compiled decoding does not compile anew each step."""
         return chunk_mask(attention_mask, inputs_embeds.shape[0], inputs_embeds.shape[1])
 
     def _get_static_cache_init_shape(self) -> None:
@@ -559,8 +560,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
         if generation_config.cache_implementation == "quantized":
             raise ValueError(
-                "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept in "
-                "float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
+                "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept "
+                "in float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
             )
         return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
 
@@ -613,7 +614,7 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         seq_idx: torch.IntTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -686,7 +687,7 @@ def read_out(
 
 
 def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Module]:
-    """Dropout and one linear layer, or with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
+    """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     dropout, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
     if hidden_size is None:
         return dropout, nn.Linear(width, config.num_labels)
@@ -705,7 +706,8 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
 
     Example:
         >>> model = QRNNForSequenceClassification(QRNNConfig(vocab_size=100, hidden_size=32, num_labels=3)).eval()
-        >>> model(torch.tensor([[5, 6, 7], [8, 9, 0]]), attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]])).logits.shape
+        >>> input_ids, attention_mask = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+        >>> model(input_ids, attention_mask).logits.shape
         torch.Size([2, 3])
     """
 
@@ -729,7 +731,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -801,7 +803,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         seq_idx: torch.IntTensor | None = None,

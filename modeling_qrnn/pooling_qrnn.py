@@ -56,8 +56,8 @@ def token_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
     """Which tokens of the current chunk are real.
 
     Args:
-        attention_mask: `(batch, at least seq_len)`, any dtype, non-zero at real tokens; its last `seq_len` columns count,
-            so that the growing mask of `generate` can be passed as it is.
+        attention_mask: `(batch, at least seq_len)`, any dtype, non-zero at real tokens; its last `seq_len` columns
+            count, so that the growing mask of `generate` can be passed as it is.
         batch_size: the batch size of the chunk.
         seq_len: the length of the chunk.
 
@@ -175,7 +175,7 @@ def zoneout_mask(seed: torch.Tensor, batch_size: int, seq_len: int, hidden_size:
     return key < round(zoneout * 2**32)
 
 
-# --- "reference": the law ---------------------------------------------------------------------------------------------
+# --- "reference": the law --------------------------------------------------------------------------------------------
 
 
 def _reference_pooling(
@@ -200,7 +200,8 @@ def _reference_pooling(
     i = torch.sigmoid(logits["i"]) if "i" in logits else 1 - f
     o = torch.sigmoid(logits["o"]) if "o" in logits else torch.ones_like(f)
     if zoneout_seed is not None:  # equation 6, and a zoned-out unit takes no input either
-        zoned_out = zoneout_mask(zoneout_seed, *f.shape, zoneout)
+        batch_size, seq_len, hidden_size = f.shape
+        zoned_out = zoneout_mask(zoneout_seed, batch_size, seq_len, hidden_size, zoneout)
         f, i = f.masked_fill(zoned_out, 1), i.masked_fill(zoned_out, 0)
     elif zoneout:
         f, i = 1 - (1 - zoneout) * (1 - f), (1 - zoneout) * i
@@ -218,7 +219,7 @@ def _reference_pooling(
     return torch.stack(outputs, dim=1).to(dtype), c
 
 
-# --- "torch": whole-tensor activations, in-place loops over time --------------------------------------------------------
+# --- "torch": whole-tensor activations, in-place loops over time -----------------------------------------------------
 
 
 class _Gates(NamedTuple):
@@ -255,7 +256,8 @@ def _activate(
 
     allow: torch.Tensor | float = 1.0 - zoneout
     if zoneout_seed is not None:
-        allow = (~zoneout_mask(zoneout_seed, *f.shape, zoneout)).to(dtype)
+        batch_size, seq_len, hidden_size = f.shape
+        allow = (~zoneout_mask(zoneout_seed, batch_size, seq_len, hidden_size, zoneout)).to(dtype)
     if is_real is not None:
         allow = allow * is_real[..., None].to(dtype)
         o = o * is_real[..., None] if o is not None else None
@@ -393,9 +395,7 @@ def _operator(name: str, schema: str, implementation: Callable, fake: Callable, 
     its name changes with its meaning.
     """
     if not hasattr(torch.ops.modeling_qrnn, name):
-        operator = torch.library.custom_op(
-            f"modeling_qrnn::{name}", implementation, mutates_args=(), schema=schema
-        )
+        operator = torch.library.custom_op(f"modeling_qrnn::{name}", implementation, mutates_args=(), schema=schema)
         operator.register_fake(fake)
         operator.register_autograd(backward, setup_context=setup)
     return getattr(torch.ops.modeling_qrnn, name)
@@ -429,7 +429,7 @@ _torch_pooling_backward_operator = _operator(
 )
 
 
-# --- the public function ------------------------------------------------------------------------------------------------
+# --- the public function ---------------------------------------------------------------------------------------------
 
 _BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "reference": _reference_pooling,
@@ -470,9 +470,7 @@ def _check_gate_logits(gate_logits: torch.Tensor, pooling: str) -> None:
             f"pooling={pooling!r}, got {tuple(gate_logits.shape)}"
         )
     if gate_logits.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"`gate_logits` must be float32, float64, bfloat16 or float16, got {gate_logits.dtype}"
-        )
+        raise ValueError(f"`gate_logits` must be float32, float64, bfloat16 or float16, got {gate_logits.dtype}")
 
 
 def _prepare_state(initial_state: torch.Tensor | None, gate_logits: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -516,8 +514,8 @@ def recurrent_pooling(
         initial_state: `(batch, hidden)`, the state `c` before the first step; zeros if `None`.
         pooling: `"f"`, `"fo"` or `"ifo"`: which gates there are.
         candidate_activation: `"tanh"` (the paper's), `"identity"` or `"relu"`.
-        attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count. At a pad
-            the state is held and `h` is zero.
+        attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count. At a
+            pad the state is held and `h` is zero.
         segment_ids: `(batch, seq_len)` integers; where they change, the carried state is dropped
             (`c_t = (1 - f_t) z_t`). Column 0 always goes on from `initial_state`.
         zoneout: probability, in [0, 1), with which a unit keeps its state (equation 6): `f := 1`, and `i := 0`. At
