@@ -743,6 +743,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             labels: `(batch,)` int64 for one label each; `(batch, num_labels)` float32 for several, or for regression
                 (`(batch,)` if there is one number). `config.problem_type` says which, or else it is told from
                 `num_labels` and the dtype.
+            kwargs: as in `QRNNModel`.
 
         Returns:
             `loss` if there are labels, `logits` `(batch, num_labels)`, and `past_key_values`.

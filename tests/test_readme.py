@@ -1,0 +1,46 @@
+"""The README's commands and examples, run as they stand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def quickstart_folder(tmp_path_factory) -> Path:
+    """Where the quickstart was run, but for its set-up and with two steps of training."""
+    (command,) = (block for block in blocks("bash") if "quickstart" in block)
+    *_, program = command.strip().split(" && ")
+    python, script, *arguments = shlex.split(program)
+    assert python == ".venv/bin/python"
+    folder = tmp_path_factory.mktemp("readme")
+    subprocess.run([sys.executable, ROOT / script, *arguments, "--max-steps", "2"], cwd=folder, check=True)
+    return folder
+
+
+def test_set_up_commands_are_one_line_each_and_differ_in_the_extra_alone():
+    commands = [block.strip().split(" && ") for block in blocks("bash")]
+    assert [len(command) for command in commands] == [3, 3]
+    for venv, install, _ in commands:
+        assert venv == "python3 -m venv .venv"
+        assert re.fullmatch(r"\.venv/bin/pip install -c constraints\.txt -e \"\.\[(train|test)\]\"", install)
+
+
+def test_examples_run(quickstart_folder, monkeypatch):
+    monkeypatch.chdir(quickstart_folder)
+    namespace: dict = {}
+    assert len(blocks("python")) >= 8
+    for example in blocks("python"):
+        exec(compile(example, "README.md", "exec"), namespace)
+    assert namespace["shorter"].shape == (5, 7, 20)
