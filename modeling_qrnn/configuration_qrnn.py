@@ -75,7 +75,8 @@ class QRNNConfig(PreTrainedConfig):
         locked_dropout (`bool`, defaults to `False`):
             One dropout mask for all time steps, as AWD-QRNN has it; the paper's dropout draws each step anew.
         activation_regularization (`float`, defaults to 0.0):
-            Weight of the mean square of the causal language model's dropped-out output in its training loss (AR).
+            Weight of the mean square of the causal language model's dropped-out output in its training loss (AR). Like
+            the next one it needs the model to see the labels, which `Trainer` withholds under label smoothing.
         temporal_activation_regularization (`float`, defaults to 0.0):
             Weight of the mean square of that output's change from step to step, before dropout (TAR).
         classifier_pooling (`str`, defaults to `"last"`):

@@ -484,7 +484,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
         Args:
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, seq_idx: as in
                 `QRNNModel`.
-            labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted.
+            labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted, nor is
+                a token that follows a pad.
             logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
             kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
 
@@ -510,6 +511,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
 
         loss = None
         if labels is not None:
+            labels = self._drop_labels_after_pads(labels, attention_mask)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
                 loss = loss + self._regularization(outputs.last_hidden_state, dropped, labels, **kwargs)
@@ -519,6 +521,12 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
         )
+
+    @staticmethod
+    def _drop_labels_after_pads(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """What is predicted at a pad means nothing: as without pads, nothing predicts the first token."""
+        is_real = token_mask(attention_mask, *labels.shape)
+        return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), -100)
 
     def _regularization(
         self,

@@ -1,0 +1,95 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Transformers' own common tests, run for every head."""
+
+import unittest
+
+import torch
+from transformers_tests.generation.test_utils import GenerationTesterMixin
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.test_training_mixin import TrainingTesterMixin
+
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForMaskedLM,
+    QRNNForSequenceClassification,
+    QRNNForTokenClassification,
+    QRNNModel,
+)
+
+
+class QRNNModelTester:
+    """A tiny model and a batch for it, under the names by which the mixins ask for them."""
+
+    batch_size = 3
+    seq_length = 7
+    is_training = True
+    hidden_size = 32
+    num_hidden_layers = 2
+    vocab_size = 99
+    num_labels = 3
+
+    def __init__(self, causal_lm_class: type, **options):
+        self.causal_lm_class = causal_lm_class  # the class that `TrainingTesterMixin` trains
+        self.options = options
+
+    def get_config(self) -> QRNNConfig:
+        return QRNNConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_labels=self.num_labels,
+            **self.options,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[QRNNConfig, dict[str, torch.Tensor]]:
+        shape = (self.batch_size, self.seq_length)
+        inputs = {"input_ids": ids_tensor(shape, self.vocab_size), "attention_mask": random_attention_mask(shape)}
+        return self.get_config(), inputs
+
+
+# At so small a width, the default range starves a stack without norms: 300 steps do not overfit it to one batch.
+WIDE = 1.0
+
+
+class CommonTests(TrainingTesterMixin, ModelTesterMixin):
+    has_attentions = False
+
+    def test_config(self):
+        properties = ["hidden_size", "num_hidden_layers"]
+        ConfigTester(self, QRNNConfig, common_properties=properties, **self.model_tester.options).run_common_tests()
+
+
+class QRNNModelTest(CommonTests, GenerationTesterMixin, unittest.TestCase):
+    """The defaults: the paper's stack."""
+
+    all_model_classes = (QRNNModel, QRNNForCausalLM, QRNNForSequenceClassification, QRNNForTokenClassification)
+    model_tester = QRNNModelTester(QRNNForCausalLM, initializer_range=WIDE)
+
+
+class QRNNResidualModelTest(QRNNModelTest):
+    """The modern stack."""
+
+    model_tester = QRNNModelTester(
+        QRNNForCausalLM, pooling="ifo", connection="residual", norm="rms_norm", intermediate_size=48
+    )
+
+
+class QRNNBidirectionalModelTest(CommonTests, unittest.TestCase):
+    """Both directions, in a dense stack."""
+
+    all_model_classes = (QRNNModel, QRNNForMaskedLM, QRNNForSequenceClassification, QRNNForTokenClassification)
+    model_tester = QRNNModelTester(QRNNForMaskedLM, bidirectional=True, connection="dense", initializer_range=WIDE)
