@@ -88,8 +88,12 @@ class QRNNConfig(PreTrainedConfig):
             Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT;
             `None` for one linear layer.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of initial embeddings and linear layers. The gate projections start from torch's own
-            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))` instead, for a fixed small range starves a plain stack.
+            Standard deviation of initial weights, but for two kinds. The gate projections start from torch's own
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width; for the embeddings see the next field.
+        embedding_initializer_range (`float`, *optional*):
+            Standard deviation of initial embeddings. `None` is `initializer_range` where a norm follows. Without norms
+            so small an input would starve the layers, each of which shrinks it further: there it is 1, and 0.3 if the
+            head is tied.
         use_cache (`bool`, *optional*):
             Whether to return the recurrent state; by default all but bidirectional models do.
         pad_token_id (`int`, *optional*):
@@ -140,6 +144,7 @@ class QRNNConfig(PreTrainedConfig):
     classifier_dropout: float | int | None = None
     classifier_hidden_size: int | None = None
     initializer_range: float = _weight(default=0.02)
+    embedding_initializer_range: float | int | None = None
     use_cache: bool | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -153,6 +158,9 @@ class QRNNConfig(PreTrainedConfig):
             self.norm = "rms_norm"
         if self.use_cache is None:
             self.use_cache = not self.bidirectional
+        if self.embedding_initializer_range is None:
+            without_norm = 0.3 if self.tie_word_embeddings else 1.0
+            self.embedding_initializer_range = self.initializer_range if self.norm is not None else without_norm
         super().__post_init__(**kwargs)
 
     @property
@@ -208,6 +216,10 @@ class QRNNConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
+        if self.embedding_initializer_range is not None and self.embedding_initializer_range < 0:
+            raise ValueError(
+                f"`embedding_initializer_range` must be at least 0 or None, got {self.embedding_initializer_range}"
+            )
         if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
             raise ValueError(
                 f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"

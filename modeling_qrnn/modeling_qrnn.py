@@ -244,17 +244,16 @@ class QRNNPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        forget_gate = getattr(module, "forget_gate", None)
-        if forget_gate is None:
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.embedding_initializer_range)
+        elif isinstance(module, nn.Linear) and hasattr(module, "forget_gate"):  # a gate projection
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            bias = torch.zeros_like(module.bias)
+            bias[cast(slice, module.forget_gate)] = self.config.forget_bias
+            init.copy_(module.bias, bias)
+        else:
             super()._init_weights(module)
-            return
-        # A gate projection: torch's own scale, which suits any width
-        projection = cast(nn.Linear, module)
-        bound = projection.in_features**-0.5
-        init.uniform_(projection.weight, -bound, bound)
-        bias = torch.zeros_like(projection.bias)
-        bias[forget_gate] = self.config.forget_bias
-        init.copy_(projection.bias, bias)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
@@ -511,10 +510,10 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
 
         loss = None
         if labels is not None:
-            labels = self._drop_labels_after_pads(labels, attention_mask)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            targets = self._drop_labels_after_pads(labels, attention_mask)
+            loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
-                loss = loss + self._regularization(outputs.last_hidden_state, dropped, labels, **kwargs)
+                loss = loss + self._regularization(outputs.last_hidden_state, dropped, targets, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
