@@ -78,6 +78,9 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         return tuple(tensor.clone() for tensor in state) if torch.is_grad_enabled() else state
 
     def lazy_initialization(self, conv_states=None, recurrent_states=None, state_idx=0, conv_kernel_size=None) -> None:
+        if recurrent_states is not None:
+            # The buffer would take over the strides of a slice, and a compiled decoding step is bound to them.
+            recurrent_states = recurrent_states.new_empty(recurrent_states.shape)
         super().lazy_initialization(conv_states, recurrent_states, state_idx, conv_kernel_size)
         if conv_states is not None:
             # A tensor, not an int: a number would be baked into an exported decoding step.

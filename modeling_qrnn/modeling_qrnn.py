@@ -102,11 +102,18 @@ class QRNNDropout(nn.Dropout):
         return hidden_states * super().forward(torch.ones_like(hidden_states[:, :1]))
 
 
+class QRNNRMSNorm(nn.RMSNorm):
+    """Root mean square normalisation in the dtype of its weight, which under autocast is wider than the input's."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.to(self.weight.dtype)).to(hidden_states.dtype)
+
+
 def make_norm(config: QRNNConfig, width: int) -> nn.Module:
     """The normalisation that the config names, over the last dimension."""
     if config.norm is None:
         return nn.Identity()
-    return {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}[config.norm](width, eps=config.norm_eps)
+    return {"layer_norm": nn.LayerNorm, "rms_norm": QRNNRMSNorm}[config.norm](width, eps=config.norm_eps)
 
 
 def make_projection(input_size: int, output_size: int) -> nn.Module:
@@ -318,7 +325,7 @@ class QRNNModel(QRNNPreTrainedModel):
             past_key_values: the cache that the last chunk returned; it is advanced in place.
             inputs_embeds: `(batch, seq_len, embedding_size)`, in place of the tokens' embeddings.
             use_cache: whether to return a cache; `config.use_cache` by default.
-            seq_idx: `(batch, seq_len)` integers that change where a new sequence of a packed row begins.
+            seq_idx: `(batch or 1, seq_len)` integers that change where a new sequence of a packed row begins.
             kwargs: among them `output_hidden_states`, `return_dict`, and `cu_seq_lens_q` as the boundaries of a single
                 packed row.
 
@@ -332,6 +339,7 @@ class QRNNModel(QRNNPreTrainedModel):
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
+        self._check_marks(position_ids, seq_idx, batch_size, seq_len)
         self._check_cache(past_key_values, use_cache, batch_size)
 
         is_unmarked = attention_mask is None and past_key_values is None
@@ -398,6 +406,17 @@ class QRNNModel(QRNNPreTrainedModel):
                 raise ValueError(
                     f"`input_ids` must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, "
                     f"got values from {int(low)} to {int(high)}"
+                )
+
+    @staticmethod
+    def _check_marks(
+        position_ids: torch.Tensor | None, seq_idx: torch.Tensor | None, batch_size: int, seq_len: int
+    ) -> None:
+        for name, marks in (("position_ids", position_ids), ("seq_idx", seq_idx)):
+            if marks is not None and marks.shape not in ((1, seq_len), (batch_size, seq_len)):
+                raise ValueError(
+                    f"`{name}` must have the shape (batch or 1, seq_len) = ({batch_size} or 1, {seq_len}), "
+                    f"got {tuple(marks.shape)}"
                 )
 
     def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:

@@ -304,7 +304,8 @@ def _torch_pooling(
     else:
         h = c
     # The outputs of an operator own their memory: `h` and `c_last` must not keep all the states alive.
-    return h.to(gate_logits.dtype, copy=h is c).contiguous(), states[:, -1].clone()
+    c_last = states[:, -1].clone(memory_format=torch.contiguous_format)
+    return h.to(gate_logits.dtype, copy=h is c).contiguous(), c_last
 
 
 def _torch_pooling_backward(

@@ -1,0 +1,472 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`generate` in all its modes: what the cache computes must be what the model computes without one.
+
+All models have wide random parameters; all prompts avoid token 0, the pad, which `generate` would hide; and logits are
+compared beside tokens, because the most likely token may survive an error.
+"""
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import CompileConfig, DynamicCache, StaticCache
+from transformers.generation.streamers import BaseStreamer
+
+from modeling_qrnn import QRNNCacheLayer, QRNNConfig, QRNNForCausalLM
+
+
+VOCAB_SIZE = 41
+PROMPT_LENGTH = 7
+NEW_TOKENS = 8
+
+# Each pooling, connection and kernel size at least once. Kernels of 5 and more exceed some prompts and all chunks.
+ARCHITECTURES = {
+    "plain-f-1": {"pooling": "f", "kernel_size": 1},
+    "plain-fo-2": {"pooling": "fo", "kernel_size": 2, "zoneout": 0.3},
+    "plain-ifo-1+3": {"pooling": "ifo", "kernel_size": [1, 3], "embedding_size": 6, "tie_word_embeddings": True},
+    "dense-ifo-3": {"pooling": "ifo", "kernel_size": 3, "connection": "dense", "norm": "layer_norm"},
+    "dense-f-9": {"pooling": "f", "kernel_size": 9, "connection": "dense", "embedding_size": 6},
+    "residual-fo-5": {"kernel_size": 5, "connection": "residual", "intermediate_size": 10, "embedding_size": 6},
+}
+
+
+@pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def any_model(request, redraw):
+    return redraw(QRNNForCausalLM(make_config(**request.param)))
+
+
+@pytest.fixture
+def model(redraw):
+    return redraw(QRNNForCausalLM(make_config()))
+
+
+def make_config(**options) -> QRNNConfig:
+    options = {"pooling": "ifo", "kernel_size": 3} | options
+    return QRNNConfig(vocab_size=VOCAB_SIZE, hidden_size=8, num_hidden_layers=2, pad_token_id=0, **options)
+
+
+def padded_prompts(pads: tuple[int, ...] = (0, 2, 5), length: int = PROMPT_LENGTH) -> dict[str, torch.Tensor]:
+    """One row for each number of pads, all on the left."""
+    mask = torch.arange(length) >= torch.tensor(pads)[:, None]
+    return {
+        "input_ids": torch.randint(1, VOCAB_SIZE, (len(pads), length)).masked_fill(~mask, 0),
+        "attention_mask": mask.long(),
+    }
+
+
+def single_prompt(length: int = PROMPT_LENGTH) -> dict[str, torch.Tensor]:
+    return padded_prompts(pads=(0,), length=length)
+
+
+def generate(model: QRNNForCausalLM, prompt: dict[str, torch.Tensor], **options):
+    """Tokens and scores, the same random numbers each time."""
+    torch.manual_seed(1)
+    options = {"do_sample": False, "max_new_tokens": NEW_TOKENS} | options
+    return model.generate(**prompt, **options, return_dict_in_generate=True, output_logits=True)
+
+
+def assert_same(actual, expected, tolerance: float = 1e-4):
+    """The logits are those of each step before sampling or beams choose."""
+    assert torch.equal(actual.sequences, expected.sequences)
+    torch.testing.assert_close(actual.logits, expected.logits, atol=tolerance, rtol=tolerance)
+
+
+MODES = {
+    "greedy": {},
+    "sampling": {"do_sample": True},
+    "beam": {"num_beams": 3},
+    "beam-sampling": {"num_beams": 3, "do_sample": True},
+    "sampling-several": {"do_sample": True, "num_return_sequences": 3},
+    "beam-several": {"num_beams": 4, "num_return_sequences": 4},
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+def test_cache_changes_nothing(any_model, mode):
+    prompts = padded_prompts()
+    assert_same(generate(any_model, prompts, **mode), generate(any_model, prompts, use_cache=False, **mode))
+
+
+CACHES = {
+    "static": {"cache_implementation": "static"},
+    "offloaded": {"cache_implementation": "offloaded"},
+    "offloaded-static": {"cache_implementation": "offloaded_static"},
+    "chunks-of-1": {"prefill_chunk_size": 1},
+    "chunks-of-3": {"prefill_chunk_size": 3},
+    "static-chunks-of-2": {"prefill_chunk_size": 2, "cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beam"])
+@pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES.keys())
+def test_kinds_of_cache_and_prefill(any_model, cache, mode):
+    prompts = padded_prompts()
+    expected = generate(any_model, prompts, use_cache=False, **MODES[mode])
+    assert_same(generate(any_model, prompts, **cache, **MODES[mode]), expected)
+
+
+@pytest.mark.parametrize("make_cache", [DynamicCache, lambda config: StaticCache(config=config, max_cache_len=99)])
+def test_users_own_cache(any_model, make_cache):
+    prompts = padded_prompts()
+    cache = make_cache(config=any_model.config)
+    actual = generate(any_model, prompts, past_key_values=cache)
+    assert_same(actual, generate(any_model, prompts, use_cache=False))
+    assert actual.past_key_values is cache
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beam", "sampling-several"])
+def test_prompt_of_embeddings(any_model, mode):
+    prompts = padded_prompts()
+    expected = generate(any_model, prompts, use_cache=False, **MODES[mode])
+    embeds = any_model.get_input_embeddings()(prompts["input_ids"])
+    prompts = {"inputs_embeds": embeds, "attention_mask": prompts["attention_mask"]}
+    actual = generate(any_model, prompts, **MODES[mode])
+    assert torch.equal(actual.sequences, expected.sequences[:, PROMPT_LENGTH:])
+    torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_padded_row_equals_the_row_alone(any_model):
+    pads = (0, 2, 5)
+    prompts = padded_prompts(pads)
+    together = generate(any_model, prompts)
+    for row, first in enumerate(pads):
+        alone = generate(any_model, {"input_ids": prompts["input_ids"][row : row + 1, first:]})
+        assert torch.equal(together.sequences[row, first:], alone.sequences[0])
+        for step in range(NEW_TOKENS):
+            torch.testing.assert_close(together.logits[step][row], alone.logits[step][0], atol=1e-4, rtol=1e-4)
+
+
+def continued(model: QRNNForCausalLM, prompts: dict[str, torch.Tensor], change_cache) -> None:
+    """A conversation: answer, further question, answer; the second answer is made from the first one's cache."""
+    first = generate(model, prompts)
+    question = torch.randint(1, VOCAB_SIZE, (len(first.sequences), 3))
+    ids = torch.cat([first.sequences, question], dim=1)
+    mask = torch.nn.functional.pad(prompts["attention_mask"], (0, ids.shape[1] - PROMPT_LENGTH), value=1)
+    whole = {"input_ids": ids, "attention_mask": mask}
+    actual = generate(model, whole, past_key_values=change_cache(first.past_key_values))
+    assert_same(actual, generate(model, whole, use_cache=False))
+
+
+def through_pickle(cache: DynamicCache) -> DynamicCache:
+    return pickle.loads(pickle.dumps(cache))
+
+
+def through_torch_save(cache: DynamicCache) -> DynamicCache:
+    file = io.BytesIO()
+    torch.save(cache, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("change_cache", [lambda cache: cache, copy.deepcopy, through_pickle, through_torch_save])
+def test_continuing_from_a_returned_cache(any_model, change_cache):
+    continued(any_model, padded_prompts(), change_cache)
+
+
+def test_new_tokens_alone_continue_a_cache(model):
+    """A chat front end may pass the new tokens only, under a mask of all tokens."""
+    prompt = single_prompt(12)
+    cache = model(prompt["input_ids"][:, :9]).past_key_values
+    new = {"input_ids": prompt["input_ids"][:, 9:], "attention_mask": prompt["attention_mask"]}
+    actual = generate(model, new, past_key_values=cache)
+    expected = generate(model, prompt, use_cache=False)
+    assert torch.equal(actual.sequences[:, 3:], expected.sequences[:, 12:])
+    torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
+
+
+class Collector(BaseStreamer):
+    def __init__(self):
+        self.tokens, self.ended = [], False
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"prompt_lookup_num_tokens": 2}])
+def test_stream_is_the_output(model, options):
+    streamer = Collector()
+    output = generate(model, single_prompt(), streamer=streamer, **options)
+    assert streamer.ended
+    assert streamer.tokens == output.sequences[0].tolist()
+
+
+# --- assisted decoding, which takes tokens back ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def taken_back(monkeypatch):
+    """How many tokens each call of `crop` took back: with none, a test of rolling back would prove nothing."""
+    crop, counts = QRNNCacheLayer.crop, []
+
+    def counting_crop(self, tokens_to_remove):
+        counts.append(-int(tokens_to_remove))
+        crop(self, tokens_to_remove)
+
+    monkeypatch.setattr(QRNNCacheLayer, "crop", counting_crop)
+    return counts
+
+
+def draft_of(model: QRNNForCausalLM, noise: float = 0.05) -> QRNNForCausalLM:
+    """A model that agrees with another at most steps, and always makes five guesses."""
+    draft = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in draft.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return guessing_five(draft)
+
+
+def guessing_five(draft: QRNNForCausalLM) -> QRNNForCausalLM:
+    draft.generation_config.num_assistant_tokens = 5
+    draft.generation_config.num_assistant_tokens_schedule = "constant"
+    draft.generation_config.assistant_confidence_threshold = 0.0
+    return draft
+
+
+def test_assisted_by_a_draft(any_model, taken_back):
+    # Of another shape too, as real drafts are
+    other = guessing_five(QRNNForCausalLM(make_config(kernel_size=2)).eval())
+    prompt = single_prompt()
+    expected = generate(any_model, prompt, use_cache=False, max_new_tokens=20)
+    for draft in (draft_of(any_model), other):
+        actual = generate(any_model, prompt, assistant_model=draft, max_new_tokens=20)
+        assert torch.equal(actual.sequences, expected.sequences)
+    assert max(taken_back) >= 5
+
+
+def test_assisted_by_itself_takes_nothing_back_wrongly(any_model):
+    prompt = single_prompt()
+    expected = generate(any_model, prompt, use_cache=False, max_new_tokens=20)
+    actual = generate(any_model, prompt, assistant_model=copy.deepcopy(any_model), max_new_tokens=20)
+    assert torch.equal(actual.sequences, expected.sequences)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4])
+def test_prompt_lookup(any_model, taken_back, num_tokens):
+    # The prompt repeats itself, so that there is something to look up, and wrong guesses to take back.
+    ids = torch.randint(1, VOCAB_SIZE, (1, 5)).repeat(1, 3)
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    options = {"max_new_tokens": 30}
+    expected = generate(any_model, prompt, use_cache=False, **options)
+    actual = generate(any_model, prompt, prompt_lookup_num_tokens=num_tokens, max_matching_ngram_size=2, **options)
+    assert torch.equal(actual.sequences, expected.sequences)
+    assert max(taken_back) > 0
+
+
+def test_assisted_prompt_may_be_padded(model):
+    prompt = padded_prompts(pads=(3,))
+    expected = generate(model, prompt, use_cache=False, max_new_tokens=20)
+    for options in ({"assistant_model": draft_of(model)}, {"prompt_lookup_num_tokens": 2}):
+        actual = generate(model, prompt, max_new_tokens=20, **options)
+        assert torch.equal(actual.sequences, expected.sequences)
+
+
+def test_assisted_sampling_is_reproducible(model):
+    prompt, options = single_prompt(), {"do_sample": True, "max_new_tokens": 20}
+    first, second = (generate(model, prompt, assistant_model=draft_of_seed(model), **options) for _ in range(2))
+    assert first.sequences.shape == (1, PROMPT_LENGTH + 20)
+    assert torch.equal(first.sequences, second.sequences)
+
+
+def draft_of_seed(model: QRNNForCausalLM) -> QRNNForCausalLM:
+    torch.manual_seed(2)
+    return draft_of(model)
+
+
+def test_cache_of_assisted_decoding_can_be_continued(model):
+    """After the last roll-back the cache holds the state at the last token but one, as after plain decoding."""
+    prompt = single_prompt()
+    plain = generate(model, prompt)
+    assisted = generate(model, prompt, assistant_model=draft_of(model))
+    for layer, expected in zip(assisted.past_key_values.layers, plain.past_key_values.layers, strict=True):
+        torch.testing.assert_close(layer.recurrent_states[0], expected.recurrent_states[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(layer.conv_states[0], expected.conv_states[0], atol=1e-4, rtol=1e-4)
+        assert layer.get_seq_length() == expected.get_seq_length()
+
+
+# --- compiled decoding -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def count_compilations():
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+def compiled(**options) -> dict:
+    config = CompileConfig(fullgraph=True, **options)
+    config._compile_all_devices = True  # by itself, `generate` compiles for accelerators alone
+    return {"cache_implementation": "static", "compile_config": config}
+
+
+# A sample, for a compilation takes seconds
+@pytest.mark.parametrize("name", ["plain-f-1", "residual-fo-5"])
+def test_compiled_decoding_is_one_graph(name, redraw, count_compilations):
+    model = redraw(QRNNForCausalLM(make_config(**ARCHITECTURES[name])))
+    for prompts in (padded_prompts(), padded_prompts(pads=(0, 4, 1), length=11)):
+        expected = generate(model, prompts, use_cache=False)
+        assert_same(generate(model, prompts, **compiled(backend="aot_eager")), expected)
+    assert count_compilations() == 1
+    assert not counters["graph_break"]
+
+
+def test_compiled_decoding_without_pads(model, count_compilations):
+    for length in (PROMPT_LENGTH, 11):
+        prompt = single_prompt(length)
+        expected = generate(model, prompt, use_cache=False)
+        assert_same(generate(model, prompt, **compiled(backend="aot_eager")), expected)
+    assert count_compilations() == 1
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.inductor
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+def test_compiled_decoding_with_the_default_backend(model, count_compilations):
+    prompts = padded_prompts()
+    assert_same(generate(model, prompts, **compiled()), generate(model, prompts, use_cache=False))
+    assert count_compilations() == 1
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("plain-fo-2", ["input_ids"]), ("dense-ifo-3", None), ("plain-f-1", None)]
+)
+def test_exported_model_takes_any_length(name, names, redraw):
+    model = redraw(QRNNForCausalLM(make_config(**ARCHITECTURES[name])))
+
+    def inputs(batch_size: int, length: int) -> dict[str, torch.Tensor]:
+        prompts = padded_prompts(pads=tuple(range(batch_size)), length=length)
+        return {name: prompts[name] for name in names or prompts}
+
+    sample = inputs(2, 5)
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    shapes = dict.fromkeys(sample, sizes) | {"use_cache": None}
+    program = torch.export.export(model, (), {**sample, "use_cache": False}, dynamic_shapes=shapes).module()
+    for batch_size, length in ((2, 5), (3, 9), (4, 6)):
+        batch = inputs(batch_size, length)
+        actual = program(**batch, use_cache=False).logits
+        torch.testing.assert_close(actual, model(**batch).logits, atol=1e-5, rtol=1e-5)
+
+
+class DecodingStep(torch.nn.Module):
+    """One token with the state as plain tensors, the form in which a server without Python keeps it."""
+
+    def __init__(self, model: QRNNForCausalLM):
+        super().__init__()
+        self.model = model
+
+    def forward(self, token, conv_states, recurrent_states):
+        cache = DynamicCache(config=self.model.config)
+        for layer, conv_state, recurrent_state in zip(cache.layers, conv_states, recurrent_states, strict=True):
+            layer.update_conv_state(conv_state, num_tokens=1)
+            layer.update_recurrent_state(recurrent_state)
+        logits = self.model(token, past_key_values=cache).logits[:, -1]
+        states = (
+            [layer.conv_states[0] for layer in cache.layers],
+            [layer.recurrent_states[0] for layer in cache.layers],
+        )
+        return logits, *states
+
+
+@pytest.mark.parametrize("name", ["plain-f-1", "residual-fo-5"])
+def test_exported_decoding_step_generates(name, redraw):
+    model = redraw(QRNNForCausalLM(make_config(**ARCHITECTURES[name])))
+    prompt = single_prompt()
+    expected = generate(model, prompt)
+    with torch.no_grad():
+        output = model(**prompt)
+        layers = output.past_key_values.layers
+        states = [layer.conv_states[0] for layer in layers], [layer.recurrent_states[0] for layer in layers]
+        token = output.logits[:, -1].argmax(-1, keepdim=True)
+        step = torch.export.export(DecodingStep(model), (token, *states)).module()
+        tokens = [token]
+        while len(tokens) < NEW_TOKENS:
+            logits, *states = step(tokens[-1], *states)
+            tokens.append(logits.argmax(-1, keepdim=True))
+    assert torch.equal(torch.cat(tokens, dim=1), expected.sequences[:, PROMPT_LENGTH:])
+
+
+# --- memory and dtype ------------------------------------------------------------------------------------------------
+
+
+def bytes_of(cache: DynamicCache) -> int:
+    tensors = [value for layer in cache.layers for value in vars(layer).values()]
+    tensors = [tensor for value in tensors for tensor in (value.values() if isinstance(value, dict) else [value])]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
+def test_memory_is_constant_in_the_number_of_tokens(any_model):
+    few, many = (generate(any_model, single_prompt(), max_new_tokens=count).past_key_values for count in (2, 200))
+    assert many.get_seq_length() == PROMPT_LENGTH + 199
+    assert bytes_of(few) == bytes_of(many) > 0
+
+
+def test_16_bit_model_keeps_its_state_in_32(model):
+    model = model.to(torch.bfloat16)
+    prompts = padded_prompts()
+    output = generate(model, prompts)
+    assert output.sequences.shape == (3, PROMPT_LENGTH + NEW_TOKENS)
+    assert {layer.recurrent_states[0].dtype for layer in output.past_key_values.layers} == {torch.float32}
+    assert {layer.conv_states[0].dtype for layer in output.past_key_values.layers} == {torch.bfloat16}
+    assert model(**prompts).logits.dtype == torch.bfloat16
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_quantized_cache_is_refused(model):
+    with pytest.raises(ValueError, match=r"`cache_implementation` must not be 'quantized'.*use 'static'"):
+        model.generate(**single_prompt(), cache_implementation="quantized")
+
+
+def test_continuous_batching_is_refused(model):
+    message = "Use `generate` with a left-padded batch instead"
+    with pytest.raises(ValueError, match=message):
+        model.generate_batch([[1, 2, 3]])
+    with pytest.raises(ValueError, match=message):
+        model.generate(**single_prompt(), cache_implementation="paged")
+
+
+def filled_cache(batch_size: int = 1, **options) -> DynamicCache:
+    model = QRNNForCausalLM(make_config(**options))
+    return model(torch.ones(batch_size, 2, dtype=torch.long)).past_key_values
+
+
+FOREIGN_CACHES = {
+    "no-layers": lambda: DynamicCache(),
+    "one-layer": lambda: DynamicCache(config=QRNNConfig(num_hidden_layers=1)),
+    "other-kernel": lambda: filled_cache(kernel_size=5),
+    "other-embedding": lambda: filled_cache(embedding_size=6),
+    "other-batch": lambda: filled_cache(batch_size=2),
+    "not-a-cache": lambda: [torch.zeros(1, 8)],
+}
+
+
+@pytest.mark.parametrize("make_cache", FOREIGN_CACHES.values(), ids=FOREIGN_CACHES.keys())
+def test_foreign_cache_is_refused(model, make_cache):
+    with pytest.raises(ValueError, match="`past_key_values`"):
+        model(torch.ones(1, 1, dtype=torch.long), past_key_values=make_cache())
