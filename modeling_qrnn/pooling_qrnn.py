@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 
 Pooling = Literal["f", "fo", "ifo"]
@@ -327,12 +328,9 @@ def _torch_pooling_backward(
     z, f, i, o, allow, keep, update = gates
     states = _scan(keep, update * z, initial_state)
     grad_h = grad_h.to(initial_state.dtype)
-    if o is not None:
-        grad_c = grad_h * o
-    elif is_real is not None:
-        grad_c = grad_h * is_real[..., None]
-    else:
-        grad_c = grad_h.clone()
+    if is_real is not None:
+        grad_h = grad_h.masked_fill(~is_real[..., None], 0)  # like what a pad holds, what comes back to it is not seen
+    grad_c = grad_h.clone() if o is None else grad_h * o
     grad_c[:, -1] += grad_c_last
     steps = grad_c.unbind(1)
     for keep_t, current, previous in zip(keep.unbind(1)[:0:-1], steps[:0:-1], steps[-2::-1], strict=True):
@@ -438,13 +436,25 @@ _BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
 }
 
 
-def _choose_backend(backend: str | None, seq_len: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+def _has_tangent(*tensors: torch.Tensor) -> bool:
+    """Whether forward-mode differentiation is under way, which a custom operator would answer with zeros."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def _choose_backend(
+    backend: str | None, gate_logits: torch.Tensor, initial_state: torch.Tensor
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     if backend is None:
         # One step needs no loop: its plain operations are the fastest there are, and an exported one-step program that
         # consists of them loads in a process without this package.
-        backend = "reference" if seq_len == 1 else "torch"
+        is_plain = gate_logits.shape[1] == 1 or _has_tangent(gate_logits, initial_state)
+        return _reference_pooling if is_plain else _torch_pooling_operator
     if backend not in _BACKENDS:
         raise ValueError(f"`backend` must be None or one of {list(_BACKENDS)}, got {backend!r}")
+    if backend != "reference" and _has_tangent(gate_logits, initial_state):
+        raise ValueError(f"`backend` must be None or 'reference' in forward-mode differentiation, got {backend!r}")
     return _BACKENDS[backend]
 
 
@@ -540,14 +550,16 @@ def recurrent_pooling(
     check_options(pooling, candidate_activation, zoneout)
     _check_gate_logits(gate_logits, pooling)
     batch_size, seq_len, _ = gate_logits.shape
-    run = _choose_backend(backend, seq_len)
     initial_state = _prepare_state(initial_state, gate_logits, pooling)
+    run = _choose_backend(backend, gate_logits, initial_state)
     is_real = token_mask(attention_mask, batch_size, seq_len)
     is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
     if not (training and zoneout):
         zoneout_seed = None
     elif zoneout_seed is None:
         zoneout_seed = torch.randint(2**63 - 1, (), device=gate_logits.device)
+    elif not isinstance(zoneout_seed, torch.Tensor) or zoneout_seed.dim() or zoneout_seed.dtype != torch.int64:
+        raise ValueError(f"`zoneout_seed` must be a 0-dim int64 tensor, got {zoneout_seed!r}")
     return run(
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
     )

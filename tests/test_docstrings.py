@@ -21,6 +21,5 @@ def test_public_arguments_are_described(name):
     thing = getattr(modeling_qrnn, name)
     function = thing if inspect.isfunction(thing) else vars(thing).get("forward")
     if function is not None:
-        documentation = inspect.getdoc(function)
-        undescribed = [argument for argument in inspect.signature(function).parameters if argument not in documentation]
-        assert undescribed in ([], ["self"])
+        documentation, arguments = inspect.getdoc(function), inspect.signature(function).parameters
+        assert [name for name in arguments if name not in documentation] in ([], ["self"])

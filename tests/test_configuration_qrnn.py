@@ -1,0 +1,236 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`QRNNConfig`: defaults, what it refuses, what survives a file, and the widths it works out."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import AutoConfig
+
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNModel
+
+
+def test_defaults_build():
+    config = QRNNConfig()
+    assert (config.embedding_size, config.norm, config.use_cache) == (640, None, True)
+    assert (config.pooling, config.connection, config.kernel_sizes) == ("fo", "plain", [2, 2])
+    assert config.layer_types == ["qrnn_v1", "qrnn_v1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "derived"),
+    [
+        ({"hidden_size": 32}, {"embedding_size": 32}),
+        ({"hidden_size": 32, "embedding_size": 16}, {"embedding_size": 16}),
+        ({"hidden_size": 32, "embedding_size": 640}, {"embedding_size": 640}),
+        ({"connection": "residual"}, {"norm": "rms_norm"}),
+        ({"connection": "residual", "norm": "layer_norm"}, {"norm": "layer_norm"}),
+        ({"connection": "dense"}, {"norm": None}),
+        ({"bidirectional": True}, {"use_cache": False}),
+        ({"use_cache": False}, {"use_cache": False}),
+        ({"num_hidden_layers": 3, "kernel_size": 4}, {"kernel_sizes": [4, 4, 4]}),
+        ({"num_hidden_layers": 3, "kernel_size": [4, 1, 2]}, {"kernel_sizes": [4, 1, 2]}),
+    ],
+    ids=str,
+)
+def test_what_follows_from_what(given, derived):
+    config = QRNNConfig(**given)
+    assert {name: getattr(config, name) for name in derived} == derived
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+PROBABILITIES = [
+    "zoneout",
+    "embedding_dropout",
+    "input_dropout",
+    "hidden_dropout",
+    "output_dropout",
+    "weight_dropout",
+]
+WRONG_FIELDS = [
+    *((name, value, "1") for name in ("vocab_size", "hidden_size", "num_hidden_layers") for value in (0, -1)),
+    *(
+        (name, value, "int")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers")
+        for value in (1.5, "1", None)
+    ),
+    *((name, value, "1.0") for name in PROBABILITIES for value in (1.0, 1.5, -0.1)),
+    *((name, "half", "float") for name in PROBABILITIES),
+    ("norm_eps", -1.0, "0.0"),
+    ("initializer_range", -1.0, "0.0"),
+    ("activation_regularization", -1.0, "0.0"),
+    ("temporal_activation_regularization", -1.0, "0.0"),
+    ("pooling", "of", "'f', 'fo', 'ifo'"),
+    ("candidate_activation", "gelu", "'tanh', 'identity', 'relu'"),
+    ("connection", "skip", "'plain', 'dense', 'residual'"),
+    ("norm", "batch_norm", "'layer_norm', 'rms_norm'"),
+    ("classifier_pooling", "first", "'last', 'max', 'mean', 'concat'"),
+    ("kernel_size", "2", "int"),
+    ("kernel_size", [2.5, 1], "int"),
+    ("embedding_size", "2", "int"),
+    ("intermediate_size", 2.5, "int"),
+    ("classifier_hidden_size", 2.5, "int"),
+    ("classifier_dropout", "half", "float"),
+    ("forget_bias", "big", "float"),
+    ("bidirectional", "yes", "bool"),
+    ("locked_dropout", "yes", "bool"),
+    ("tie_word_embeddings", "yes", "bool"),
+    ("use_cache", "yes", "bool"),
+    ("pad_token_id", "0", "int"),
+    ("bos_token_id", "0", "int"),
+    ("eos_token_id", "0", "int"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), WRONG_FIELDS, ids=str)
+def test_wrong_fields(name, value, allowed):
+    with pytest.raises(StrictDataclassFieldValidationError) as error:
+        QRNNConfig(**{name: value})
+    message = str(error.value)
+    assert name in message and str(value) in message and allowed in message
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"embedding_size": 0}, ["`embedding_size`", "at least 1 or None", "got 0"]),
+        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "at least 1 or None", "got 0"]),
+        ({"connection": "residual", "intermediate_size": 0}, ["`intermediate_size`", "at least 1 or None", "got 0"]),
+        ({"intermediate_size": 8}, ["`intermediate_size`", "None unless connection='residual'", "got 8", "'plain'"]),
+        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "[0, 1) or None", "got 1.0"]),
+        ({"classifier_dropout": -0.5}, ["`classifier_dropout`", "[0, 1) or None", "got -0.5"]),
+        ({"kernel_size": 0}, ["`kernel_size`", "from 1 up", "got 0"]),
+        ({"kernel_size": [2, 0]}, ["`kernel_size`", "from 1 up", "got [2, 0]"]),
+        ({"kernel_size": [2, 2, 2]}, ["`kernel_size`", "one per layer (2)", "got [2, 2, 2]"]),
+        ({"kernel_size": []}, ["`kernel_size`", "one per layer (2)", "got []"]),
+        ({"bidirectional": True, "hidden_size": 7}, ["`hidden_size`", "even", "got 7"]),
+        (
+            {"bidirectional": True, "embedding_size": 7, "tie_word_embeddings": True},
+            ["`embedding_size`", "even", "got 7"],
+        ),
+        ({"bidirectional": True, "use_cache": True}, ["`use_cache`", "False or None", "got True"]),
+    ],
+    ids=str,
+)
+def test_fields_that_do_not_fit(options, parts):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        QRNNConfig(**options)
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_an_odd_embedding_is_fine_where_it_is_not_split():
+    config = QRNNConfig(bidirectional=True, embedding_size=7, hidden_size=8)
+    assert config.layer_sizes == [(7, 8), (8, 8)]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+CONFIGS = [
+    {},
+    {"hidden_size": 32},
+    # as large as the default's embeddings: it must not be taken for a default that follows from the hidden size
+    {"hidden_size": 32, "embedding_size": 640},
+    {"hidden_size": 32, "embedding_size": 16, "tie_word_embeddings": True},
+    {"num_hidden_layers": 3, "kernel_size": [4, 1, 2]},
+    {"num_hidden_layers": 1, "kernel_size": [2]},
+    {"connection": "residual"},
+    {"connection": "residual", "norm": "layer_norm", "intermediate_size": 64},
+    {"norm": "rms_norm"},
+    {"bidirectional": True},
+    {"bidirectional": True, "use_cache": False, "hidden_size": 32},
+    {"use_cache": False},
+    {"zoneout": 0.1, "hidden_dropout": 0.5, "weight_dropout": 0.2, "locked_dropout": True, "forget_bias": 1},
+    {"eos_token_id": [1, 2], "bos_token_id": 0, "pad_token_id": 3},
+    {"classifier_pooling": "concat", "classifier_hidden_size": 50, "classifier_dropout": 0.1, "num_labels": 5},
+    {"dtype": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("options", CONFIGS, ids=str)
+class TestFiles:
+    def test_round_trip(self, options, tmp_path):
+        config = QRNNConfig(**options)
+        config.save_pretrained(tmp_path)
+        for loaded in (QRNNConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is QRNNConfig
+            assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+            assert loaded.layer_sizes == config.layer_sizes
+
+    def test_round_trip_of_all_the_fields(self, options, tmp_path):
+        config = QRNNConfig(**options)
+        config.to_json_file(tmp_path / "config.json", use_diff=False)
+        loaded = QRNNConfig.from_json_file(tmp_path / "config.json")
+        assert loaded.to_dict() == config.to_dict()
+
+    def test_dict_round_trip(self, options):
+        config = QRNNConfig(**options)
+        assert QRNNConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+        assert json.loads(config.to_json_string(use_diff=False))["model_type"] == "qrnn"
+
+
+def test_unknown_keys_are_kept(tmp_path):
+    config = QRNNConfig(some_note="kept", labels=3)
+    assert (config.some_note, config.labels) == ("kept", 3)
+    config.save_pretrained(tmp_path)
+    assert QRNNConfig.from_pretrained(tmp_path).some_note == "kept"
+
+
+def test_labels():
+    config = QRNNConfig(num_labels=3)
+    assert config.num_labels == 3 and len(config.id2label) == 3
+
+
+# --- widths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "layer_sizes"),
+    [
+        ({}, [(4, 6), (6, 6), (6, 6)]),
+        ({"tie_word_embeddings": True}, [(4, 6), (6, 6), (6, 4)]),
+        ({"connection": "dense"}, [(4, 6), (10, 6), (16, 6)]),
+        ({"connection": "dense", "tie_word_embeddings": True}, [(4, 6), (10, 6), (16, 4)]),
+        ({"connection": "residual"}, [(6, 6), (6, 6), (6, 6)]),
+        ({"connection": "residual", "tie_word_embeddings": True}, [(6, 6), (6, 6), (6, 6)]),
+        ({"bidirectional": True}, [(4, 6), (6, 6), (6, 6)]),
+        ({"bidirectional": True, "connection": "dense", "tie_word_embeddings": True}, [(4, 6), (10, 6), (16, 4)]),
+    ],
+    ids=str,
+)
+def test_widths(options, layer_sizes):
+    config = QRNNConfig(
+        vocab_size=10, embedding_size=4, hidden_size=6, num_hidden_layers=3, kernel_size=[3, 1, 2], **options
+    )
+    assert config.layer_sizes == layer_sizes
+    columns = [2, 1, 1]  # a convolution of width one has a placeholder
+    assert config.state_widths == [(i, c, o) for (i, o), c in zip(layer_sizes, columns, strict=True)]
+    assert config.output_size == layer_sizes[-1][1]
+    model = QRNNModel(config)
+    built = [
+        (block.mixer.directions[0].input_size, sum(layer.hidden_size for layer in block.mixer.directions))
+        for block in model.layers
+    ]
+    assert built == layer_sizes
+    assert model(torch.tensor([[1, 2, 3]])).last_hidden_state.shape == (1, 3, config.output_size)
+
+
+def test_the_language_model_of_the_paper_has_its_size():
+    config = QRNNConfig(vocab_size=10_000, hidden_size=640, num_hidden_layers=2, kernel_size=2, pooling="fo")
+    with torch.device("meta"):
+        model = QRNNForCausalLM(config)
+    gates = 3 * 640 * (2 * 640 + 1)
+    assert model.num_parameters() == 2 * 10_000 * 640 + 2 * gates == 17_719_040
