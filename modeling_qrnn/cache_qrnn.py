@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 from transformers.cache_utils import (
@@ -39,9 +39,10 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     """What one layer carries: the last inputs of its convolution, the recurrent state `c`, and the length so far.
 
     The first two live in `conv_states[0]` `(batch, input, max(kernel_size - 1, 1))` and `recurrent_states[0]`
-    `(batch, hidden)`, the latter in float32 (float64 for a float64 model). They are written in place, so their
-    addresses stay fixed for compiled decoding. With gradients enabled, what is written is detached and what is read is
-    a copy: training over chunks backpropagates within each chunk (truncated backpropagation through time).
+    `(batch, hidden)`, the latter in float32 (float64 for a float64 model). They are written in place, so addresses
+    stay fixed for compiled decoding, as long as the rows of the batch stay the same. With gradients enabled, what is
+    written is detached and what is read is a copy: training over chunks backpropagates within each chunk (truncated
+    backpropagation through time).
 
     After `activate_past_recording` the layer also keeps the state after every token since the last `crop`, so that
     `crop(-n)` takes back the last `n` tokens exactly; assisted decoding and prompt lookup rest on this.
@@ -74,6 +75,8 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         if not self.has_previous_state[0]:
             return None
         self.prefetch()  # after an `offload` the state comes back here
+        if not torch.compiler.is_compiling():
+            self._leave_inference_mode()
         state = self.recurrent_states[0], self.conv_states[0]
         return tuple(tensor.clone() for tensor in state) if torch.is_grad_enabled() else state
 
@@ -107,11 +110,11 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         if conv_states.shape[-1] == 0:
             conv_states = F.pad(conv_states, (1, 0))
             history = None if history is None else F.pad(history, (1, 0))
-        if not self.is_conv_states_initialized[0]:
+        if self._needs_buffer(self.conv_states[0], conv_states):
             self.lazy_initialization(conv_states=conv_states)
         if self.record_past:
             self.conv_history = _append(self.conv_history, self.conv_states[0], history)
-        self.conv_states[0].copy_(conv_states.detach())
+        self._store(self.conv_states, conv_states)
         self.cumulative_length.add_(num_tokens)
         self.has_previous_state[0] = True
         return self.conv_states[0]
@@ -126,12 +129,35 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             state_idx: always 0.
             history: `(batch, num_tokens, hidden)`, the state after each token, while recording.
         """
-        if not self.is_recurrent_states_initialized[0]:
+        if self._needs_buffer(self.recurrent_states[0], recurrent_states):
             self.lazy_initialization(recurrent_states=recurrent_states)
         if self.record_past:
             self.recurrent_history = _append(self.recurrent_history, self.recurrent_states[0], history)
-        self.recurrent_states[0].copy_(recurrent_states.detach())
+        self._store(self.recurrent_states, recurrent_states)
         return self.recurrent_states[0]
+
+    def _leave_inference_mode(self) -> None:
+        """What inference mode made cannot be written in place outside of it: go on with a copy."""
+        if self.conv_states[0].is_inference() and not torch.is_inference_mode_enabled():
+            self._change_batch(torch.clone)
+            self.cumulative_length = self.cumulative_length.clone()
+
+    def _needs_buffer(self, buffer: torch.Tensor | None, new: torch.Tensor) -> bool:
+        """Whether this is the first state, or the first after a `reset` and of another batch size."""
+        return buffer is None or (not self.has_previous_state[0] and buffer.shape != new.shape)
+
+    @staticmethod
+    def _store(states: dict[int, torch.Tensor], new: torch.Tensor) -> None:
+        """Write in place; only a state of higher precision than the first, as autocast ends, takes a new buffer."""
+        dtype = torch.promote_types(states[0].dtype, new.dtype)
+        if dtype != states[0].dtype:
+            states[0] = states[0].to(dtype)
+        states[0].copy_(new.detach())
+
+    def stop_recording(self) -> None:
+        """Undo `activate_past_recording`, and forget what was recorded."""
+        self.record_past = False
+        self.conv_history = self.recurrent_history = None
 
     def update(self, key_states, value_states, *args, **kwargs):
         raise ValueError("A QRNN has no keys and values: its cache layers cannot be updated with them")
@@ -235,8 +261,11 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         >>> int(loaded.get_seq_length())
         3
     """
+    layers = getattr(cache, "layers", [])
+    if not layers:
+        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
     tensors = {}
-    for index, layer in enumerate(cache.layers):
+    for index, layer in enumerate(layers):
         if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
             raise ValueError(
                 f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
@@ -244,7 +273,7 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
         tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
         tensors[f"layers.{index}.length"] = layer.cumulative_length
-    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in cache.layers]
+    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in layers]
     save_file(tensors, path, metadata={"format": QRNNCacheLayer._layer_type, "widths": json.dumps(widths)})
 
 
@@ -263,11 +292,16 @@ def load_recurrent_state(
 
     Raises:
         ValueError: if the file holds something else, or the state of a model with other layers.
+        FileNotFoundError: if there is no file.
 
     Example:
         See `save_recurrent_state`.
     """
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    try:
+        file = safe_open(path, framework="pt", device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"`path` must be a safetensors file, but {path} is none: {error}") from error
+    with file:
         metadata = file.metadata() or {}
         if metadata.get("format") != QRNNCacheLayer._layer_type:
             raise ValueError(

@@ -85,8 +85,8 @@ class QRNNConfig(PreTrainedConfig):
         classifier_dropout (`float`, *optional*):
             Dropout before a classification head; `output_dropout` if `None`.
         classifier_hidden_size (`int`, *optional*):
-            Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT;
-            `None` for one linear layer.
+            Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT, which
+            cannot train on a batch of one row (`dataloader_drop_last=True` in `Trainer`); `None` for one linear layer.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of initial weights, but for two kinds. The gate projections start from torch's own
             `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width; for the embeddings see the next field.
@@ -127,7 +127,7 @@ class QRNNConfig(PreTrainedConfig):
     candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
     connection: Literal["plain", "dense", "residual"] = "plain"
     norm: Literal["layer_norm", "rms_norm"] | None = None
-    norm_eps: float = _weight(default=1e-6)
+    norm_eps: float | int = _weight(default=1e-6)
     intermediate_size: int | None = None
     bidirectional: bool = False
     forget_bias: float | int = 0.0
@@ -143,7 +143,7 @@ class QRNNConfig(PreTrainedConfig):
     classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
     classifier_dropout: float | int | None = None
     classifier_hidden_size: int | None = None
-    initializer_range: float = _weight(default=0.02)
+    initializer_range: float | int = _weight(default=0.02)
     embedding_initializer_range: float | int | None = None
     use_cache: bool | None = None
     pad_token_id: int | None = None
@@ -231,7 +231,9 @@ class QRNNConfig(PreTrainedConfig):
             )
 
     def validate_connection(self):
-        """Part of `@strict`-powered validation: an MLP belongs to a residual block."""
+        """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
+        if self.connection == "residual" and self.norm is None:
+            raise ValueError("`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None")
         if self.intermediate_size is not None and self.connection != "residual":
             raise ValueError(
                 f"`intermediate_size` must be None unless connection='residual', got {self.intermediate_size} "

@@ -127,6 +127,8 @@ class ConvolutionWindow:
 
     def next_state(self) -> torch.Tensor:
         """The `conv_state` for the next chunk, `(batch, input, kernel_size - 1)`."""
+        if self.is_shifted:
+            return self.tokens[:, self.tokens.shape[1] - self.taps :].transpose(1, 2)
         return self.states(self.x.shape[1] - 1).squeeze(1)
 
 
@@ -247,7 +249,8 @@ class QRNNLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
         gate_bias: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | torch.Tensor | None]:
+        return_history: bool = False,
+    ) -> tuple[Any, ...]:
         """Run the layer over a chunk.
 
         Args:
@@ -256,83 +259,64 @@ class QRNNLayer(nn.Module):
             attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count.
             segment_ids: `(batch, seq_len)` integers that change where a packed sequence begins.
             gate_bias: `(batch, n_gates * hidden_size)`, added to the gate logits of every step (equation 7).
+            return_history: whether to return also the state after each token, at evaluation, for a roll-back.
 
         Returns:
             `h` `(batch, seq_len, hidden_size)`, zero at pads, and the state for the next chunk: `c`
             `(batch, hidden_size)` and `conv_state` `(batch, input_size, kernel_size - 1)`; `None` if the layer is not
             causal. A subsampling layer returns the shorter `h`, its real steps first, and in place of a state their
-            mask `(batch, shorter)`.
+            mask `(batch, shorter)`. With `return_history` a third item holds the states after each token, `c`
+            `(batch, seq_len, hidden_size)` and `conv_state` `(batch, seq_len, input_size, kernel_size - 1)`.
 
         Raises:
-            ValueError: if a shape does not fit, the sequence is empty, or a layer that cannot go on from a state (not
-                causal, or subsampling) is given one.
+            ValueError: if a shape does not fit, the sequence is empty, a layer that cannot go on from a state (not
+                causal, or subsampling) is given one or asked for its history, or so is a layer that zones out.
         """
         self._check_inputs(x, state, segment_ids, gate_bias)
+        if return_history:
+            self._check_history()
         is_real = token_mask(attention_mask, x.shape[0], x.shape[1])
         if self.reverse:
             x = x.flip(1)
             is_real, segment_ids = (None if marks is None else marks.flip(1) for marks in (is_real, segment_ids))
         c, conv_state = (None, None) if state is None else state
-        window = self.window(x, conv_state, is_real, segment_ids)
-        gate_logits = self.gate_proj(window.inputs() if self.causal else self._centred_inputs(x, is_real, segment_ids))
+        if self.causal:
+            window = self._window(x, conv_state, is_real, segment_ids)
+            gate_logits = self.gate_proj(window.inputs())
+        else:
+            gate_logits = self.gate_proj(self._centred_inputs(x, is_real, segment_ids))
         if gate_bias is not None:
             gate_logits = gate_logits + gate_bias[:, None]
+        options: dict[str, Any] = {
+            "pooling": self.pooling,
+            "candidate_activation": self.candidate_activation,
+            "zoneout": self.zoneout,
+        }
         if self.is_subsampling:
             gate_logits, is_kept = self._subsample(gate_logits, is_real)
-            h, _ = self.pool(gate_logits, None, is_kept, None)
+            h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **options)
             return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
-        h, c = self.pool(gate_logits, c, is_real, segment_ids)
-        return h.flip(1) if self.reverse else h, (c, window.next_state()) if self.causal else None
+        options |= {"attention_mask": is_real, "segment_ids": segment_ids}
+        h, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
+        if self.reverse:
+            h = h.flip(1)
+        if not self.causal:
+            return h, None
+        if return_history:
+            return h, (c_last, window.next_state()), (recurrent_states(gate_logits, c, **options), window.states())
+        return h, (c_last, window.next_state())
 
-    def window(
+    def _window(
         self,
         x: torch.Tensor,
         conv_state: torch.Tensor | None,
         is_real: torch.Tensor | None,
         segment_ids: torch.Tensor | None,
     ) -> ConvolutionWindow:
-        """What the causal convolution sees of a chunk; the arguments are those of `ConvolutionWindow`."""
         batch_size, seq_len, _ = x.shape
         if conv_state is None:
             conv_state = x.new_zeros(batch_size, self.input_size, self.kernel_size - 1)
         return ConvolutionWindow(x, conv_state, is_real, segment_starts(segment_ids, is_real, batch_size, seq_len))
-
-    def pool(
-        self,
-        gate_logits: torch.Tensor,
-        c: torch.Tensor | None,
-        is_real: torch.Tensor | None,
-        segment_ids: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The recurrence with this layer's options; see `recurrent_pooling`."""
-        return recurrent_pooling(
-            gate_logits,
-            c,
-            pooling=self.pooling,
-            candidate_activation=self.candidate_activation,
-            attention_mask=is_real,
-            segment_ids=segment_ids,
-            zoneout=self.zoneout,
-            training=self.training,
-        )
-
-    def states(
-        self,
-        gate_logits: torch.Tensor,
-        c: torch.Tensor | None,
-        is_real: torch.Tensor | None,
-        segment_ids: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The recurrent state after every step with this layer's options; see `recurrent_states`."""
-        return recurrent_states(
-            gate_logits,
-            c,
-            pooling=self.pooling,
-            candidate_activation=self.candidate_activation,
-            attention_mask=is_real,
-            segment_ids=segment_ids,
-            zoneout=self.zoneout,
-        )
 
     def _centred_inputs(
         self, x: torch.Tensor, is_real: torch.Tensor | None, segment_ids: torch.Tensor | None
@@ -393,6 +377,15 @@ class QRNNLayer(nn.Module):
                 f"temporal_pooling_size={self.temporal_pooling_size} need at least {shortest}"
             )
 
+    def _check_history(self) -> None:
+        if self.is_subsampling or not self.causal or self.reverse:
+            raise ValueError("`return_history` must be False in a layer that does not go on from a state")
+        if self.training and self.zoneout:
+            raise ValueError(
+                "`return_history` must be False while zoneout is random: call `eval()` first (a cache that records "
+                "its past asks for the history)"
+            )
+
     def _check_state(self, batch_size: int, state: tuple[torch.Tensor, torch.Tensor]) -> None:
         if self.is_subsampling or not self.causal:
             kind = "a subsampling layer" if self.is_subsampling else "a layer with causal=False"
@@ -425,7 +418,8 @@ class QRNN(nn.Module):
         dropout: probability of dropout on the output of each layer but the last.
         zoneout: probability with which a unit keeps its state in training.
         bidirectional: add a stack that runs from right to left, with weights of its own; upper layers see both.
-        batch_first: whether tensors are `(batch, seq_len, channels)` rather than `(seq_len, batch, channels)`.
+        batch_first: whether tensors are `(batch, seq_len, channels)` rather than `(seq_len, batch, channels)`, as
+            `torch.nn.LSTM` has them unless told otherwise.
         stride, temporal_pooling, temporal_pooling_size: shorten the sequence between the convolution and the
             recurrence of the first layer, see `QRNNLayer`.
         device, dtype: of the parameters.
@@ -437,8 +431,8 @@ class QRNN(nn.Module):
         >>> rnn = QRNN(10, 20, num_layers=2)
         >>> output, state = rnn(torch.randn(5, 3, 10))
         >>> output.shape, state.c[0].shape, state.conv[0].shape
-        (torch.Size([5, 3, 20]), torch.Size([3, 20]), torch.Size([3, 10, 1]))
-        >>> shorter, mask = QRNN(10, 20, batch_first=True, temporal_pooling="max")(torch.randn(5, 15, 10))
+        (torch.Size([5, 3, 20]), torch.Size([5, 20]), torch.Size([5, 10, 1]))
+        >>> shorter, mask = QRNN(10, 20, temporal_pooling="max")(torch.randn(5, 15, 10))
         >>> shorter.shape, mask.shape
         (torch.Size([5, 7, 20]), torch.Size([5, 7]))
     """
@@ -454,7 +448,7 @@ class QRNN(nn.Module):
         dropout: float = 0.0,
         zoneout: float = 0.0,
         bidirectional: bool = False,
-        batch_first: bool = False,
+        batch_first: bool = True,
         stride: int = 1,
         temporal_pooling: Literal["max", "average"] | None = None,
         temporal_pooling_size: int = 2,
@@ -472,6 +466,8 @@ class QRNN(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
+        self.bias = bias
+        self.dropout = dropout
         self.bidirectional = bidirectional
         self.batch_first = batch_first
         directions = (False, True) if bidirectional else (False,)
@@ -494,7 +490,9 @@ class QRNN(nn.Module):
             for index in range(num_layers)
             for reverse in directions
         )
-        self.dropout = nn.Dropout(dropout)
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: code written for `torch.nn.LSTM` calls this, and there are no weights to lay side by side."""
 
     def forward(
         self,
@@ -506,8 +504,8 @@ class QRNN(nn.Module):
         """Run the stack over a chunk.
 
         Args:
-            input: `(seq_len, batch, input_size)`, with `batch_first` `(batch, seq_len, input_size)`, without a batch
-                `(seq_len, input_size)`, or a `PackedSequence`.
+            input: `(batch, seq_len, input_size)`, with `batch_first=False` `(seq_len, batch, input_size)`, without a
+                batch `(seq_len, input_size)`, or a `PackedSequence`.
             state: what the last chunk returned; `None` starts from zero.
             attention_mask: `(batch, at least seq_len)`, whatever `batch_first`: non-zero at real tokens, pads
                 anywhere; its last `seq_len` columns count.
@@ -524,10 +522,15 @@ class QRNN(nn.Module):
             if attention_mask is not None:
                 raise ValueError("`attention_mask` must be None for a `PackedSequence`, which has lengths of its own")
             return self._forward_packed(input, state)
+        time = 1 if self.batch_first and input.dim() == 3 else 0
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size or input.shape[time] == 0:
+            order = "(batch, seq_len, " if self.batch_first else "(seq_len, batch, "
+            raise ValueError(
+                f"`input` must have the shape {order}input_size={self.input_size}), or without the batch, and at "
+                f"least one step, got {tuple(input.shape)}"
+            )
         if input.dim() == 2:
             return self._forward_unbatched(input, state, attention_mask)
-        if input.dim() != 3:
-            raise ValueError(f"`input` must have two or three dimensions, got {tuple(input.shape)}")
         if self.batch_first:
             return self._forward(input, state, attention_mask)
         output, state = self._forward(input.transpose(0, 1), state, attention_mask)
@@ -549,7 +552,7 @@ class QRNN(nn.Module):
             if index == 0 and self.is_subsampling:
                 attention_mask = results[0][1]
             if index < self.num_layers - 1:
-                x = self.dropout(x)
+                x = F.dropout(x, self.dropout, self.training)
             new_states += [layer_state for _, layer_state in results]
         if self.is_subsampling:
             return x, attention_mask
@@ -580,9 +583,10 @@ class QRNN(nn.Module):
         return output.squeeze(0), second
 
     def _forward_packed(self, input, state):
-        padded, lengths = pad_packed_sequence(input, batch_first=True)
-        mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        output, state = self._forward(padded, state, mask.to(padded.device))
+        padded, lengths = pad_packed_sequence(input, batch_first=True)  # the lengths are always on the CPU
+        is_ragged = bool((lengths != padded.shape[1]).any())
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device) if is_ragged else None
+        output, state = self._forward(padded, state, mask)
         if self.is_subsampling:
             lengths = state.sum(dim=1).cpu()
             if lengths.min() < 1:
@@ -591,8 +595,9 @@ class QRNN(nn.Module):
                     "an empty one: pass a padded tensor with `attention_mask` instead"
                 )
         # Subsampling keeps the order of lengths, so the input's own order of rows still serves.
-        order = slice(None) if input.sorted_indices is None else input.sorted_indices
-        packed = pack_padded_sequence(output[order], lengths[order].cpu(), batch_first=True)
+        if input.sorted_indices is not None:
+            output, lengths = output[input.sorted_indices], lengths[input.sorted_indices.cpu()]
+        packed = pack_padded_sequence(output, lengths, batch_first=True)
         return PackedSequence(packed.data, packed.batch_sizes, input.sorted_indices, input.unsorted_indices), state
 
     def extra_repr(self) -> str:

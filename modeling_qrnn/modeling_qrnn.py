@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -41,7 +42,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .cache_qrnn import QRNNCacheLayer
 from .configuration_qrnn import QRNNConfig
 from .layers_qrnn import QRNNLayer
-from .pooling_qrnn import token_mask
+from .pooling_qrnn import state_dtype, token_mask
 
 
 def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
@@ -97,6 +98,8 @@ class QRNNDropout(nn.Dropout):
         self.locked = locked
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.p:
+            return hidden_states
         if not self.locked:
             return super().forward(hidden_states)
         return hidden_states * super().forward(torch.ones_like(hidden_states[:, :1]))
@@ -174,23 +177,21 @@ class QRNNMixer(nn.Module):
     def _forward_from_cache(self, hidden_states, past_key_values, attention_mask, segment_ids):
         layer = cast(QRNNLayer, self.directions[0])
         # 1. Read the state. The cache has a placeholder where a convolution of width one carries nothing.
-        c, conv_state = past_key_values.layers[self.layer_idx].carried_state() or (None, None)
-        conv_state = None if conv_state is None else conv_state[..., : layer.kernel_size - 1]
+        state = past_key_values.layers[self.layer_idx].carried_state()
+        if state is not None:
+            state = (state[0], state[1][..., : layer.kernel_size - 1])
 
-        # 2. Convolution, recurrence
-        window = layer.window(hidden_states, conv_state, attention_mask, segment_ids)
-        gate_logits = layer.gate_proj(window.inputs())
-        h, c_last = layer.pool(gate_logits, c, attention_mask, segment_ids)
+        # 2. Convolution and recurrence; while the cache records, with the state after each token
+        is_recording = past_key_values.is_recording_past(self.layer_idx)
+        options = {"attention_mask": attention_mask, "segment_ids": segment_ids, "return_history": is_recording}
+        h, (c, conv_state), *history = layer(hidden_states, state, **options)
+        c_history, conv_history = history[0] if is_recording else (None, None)
 
-        # 3. Write the state; while the cache records, the one after each token too
-        conv_history = recurrent_history = None
-        if past_key_values.is_recording_past(self.layer_idx):
-            conv_history = window.states()
-            recurrent_history = layer.states(gate_logits, c, attention_mask, segment_ids)
+        # 3. Write the state
+        past_key_values.update_recurrent_state(c, self.layer_idx, history=c_history)
         past_key_values.update_conv_state(
-            window.next_state(), self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history
+            conv_state, self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history
         )
-        past_key_values.update_recurrent_state(c_last, self.layer_idx, history=recurrent_history)
         return h
 
 
@@ -249,6 +250,10 @@ class QRNNPreTrainedModel(PreTrainedModel):
         "AutoModelForTokenClassification": "modeling_qrnn.QRNNForTokenClassification",
     }
 
+    def __init__(self, config: QRNNConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        config.validate()  # fields set after construction, as `from_pretrained` does with overrides, are unchecked
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, nn.Embedding):
@@ -267,7 +272,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
 
         See `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
-        self.config.auto_map = dict(self._auto_map)
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self._auto_map}
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -295,7 +300,7 @@ class QRNNModel(QRNNPreTrainedModel):
         self.dropout = QRNNDropout(config.input_dropout, config.locked_dropout)
         self.layers = nn.ModuleList(QRNNBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = make_norm(config, config.output_size)
-        self.state_widths = config.state_widths
+        self.layer_types, self.state_widths = config.layer_types, config.state_widths
         self.gradient_checkpointing = False
 
         # Initialize weights and apply final processing
@@ -333,13 +338,13 @@ class QRNNModel(QRNNPreTrainedModel):
             `last_hidden_state` `(batch, seq_len, config.output_size)`, zero at pads, and `past_key_values`.
 
         Raises:
-            ValueError: for tokens outside the vocabulary, a shape that does not fit, an empty sequence, both or
-                neither of `input_ids` and `inputs_embeds`, a cache of another model or batch size, or a bidirectional
-                model that is asked for a cache.
+            ValueError: for tokens outside the vocabulary (on a CPU; elsewhere the device says so), a shape that does
+                not fit, an empty sequence, both or neither of `input_ids` and `inputs_embeds`, a cache of another
+                model or batch size, or a bidirectional model that is asked for a cache.
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
-        self._check_marks(position_ids, seq_idx, batch_size, seq_len)
+        self._check_marks(position_ids, seq_idx, kwargs.get("cu_seq_lens_q"), batch_size, seq_len)
         self._check_cache(past_key_values, use_cache, batch_size)
 
         is_unmarked = attention_mask is None and past_key_values is None
@@ -357,11 +362,11 @@ class QRNNModel(QRNNPreTrainedModel):
                 hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
             )
             if self.config.connection == "dense" and index < len(self.layers) - 1:
-                output = torch.cat([hidden_states, output], dim=-1)
+                output = torch.cat([hidden_states.to(output.device), output], dim=-1)
             hidden_states = output
         hidden_states = self.norm(hidden_states)
         if is_real is not None:
-            hidden_states = hidden_states.masked_fill(~is_real[..., None], 0)
+            hidden_states = hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -370,7 +375,7 @@ class QRNNModel(QRNNPreTrainedModel):
             self._check_input_ids(input_ids)
             inputs_embeds = self.embed_tokens(input_ids)
             if self.training and self.config.embedding_dropout:
-                words = inputs_embeds.new_ones(self.config.vocab_size, 1)
+                words = inputs_embeds.new_ones(self.embed_tokens.num_embeddings, 1)
                 inputs_embeds = inputs_embeds * F.dropout(words, self.config.embedding_dropout)[input_ids]
             return inputs_embeds
         if inputs_embeds is not None and input_ids is None:
@@ -399,19 +404,34 @@ class QRNNModel(QRNNPreTrainedModel):
             raise ValueError(
                 f"`input_ids` must have the shape (batch, at least one token), got {tuple(input_ids.shape)}"
             )
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"`input_ids` must be int64 or int32, got {input_ids.dtype}")
         # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
         if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
-            low, high = torch.aminmax(input_ids)
-            if low < 0 or high >= self.config.vocab_size:
+            low, high = (int(bound) for bound in torch.aminmax(input_ids))
+            if low < 0 or high >= self.embed_tokens.num_embeddings:
                 raise ValueError(
-                    f"`input_ids` must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, "
-                    f"got values from {int(low)} to {int(high)}"
+                    f"`input_ids` must lie between 0 and vocab_size - 1 = {self.embed_tokens.num_embeddings - 1}, "
+                    f"got values from {low} to {high}"
                 )
 
     @staticmethod
     def _check_marks(
-        position_ids: torch.Tensor | None, seq_idx: torch.Tensor | None, batch_size: int, seq_len: int
+        position_ids: torch.Tensor | None,
+        seq_idx: torch.Tensor | None,
+        cu_seq_lens: torch.Tensor | None,
+        batch_size: int,
+        seq_len: int,
     ) -> None:
+        if cu_seq_lens is not None and (cu_seq_lens.dim() != 1 or batch_size != 1):
+            raise ValueError(
+                "`cu_seq_lens_q` must have the shape (sequences + 1,) and come with a batch of 1, "
+                f"got {tuple(cu_seq_lens.shape)} and a batch of {batch_size}"
+            )
+        if cu_seq_lens is not None and cu_seq_lens.device.type == "cpu" and not is_tracing(cu_seq_lens):
+            first, last = int(cu_seq_lens[0]), int(cu_seq_lens[-1])
+            if (first, last) != (0, seq_len):
+                raise ValueError(f"`cu_seq_lens_q` must go from 0 to seq_len = {seq_len}, got {first} to {last}")
         for name, marks in (("position_ids", position_ids), ("seq_idx", seq_idx)):
             if marks is not None and marks.shape not in ((1, seq_len), (batch_size, seq_len)):
                 raise ValueError(
@@ -430,7 +450,7 @@ class QRNNModel(QRNNPreTrainedModel):
             return
         layers = getattr(past_key_values, "layers", [])
         kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
-        if kinds != self.config.layer_types:
+        if kinds != self.layer_types:
             raise ValueError(
                 f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
                 f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
@@ -451,6 +471,15 @@ def make_lm_head(config: QRNNConfig) -> tuple[nn.Module, nn.Linear]:
     """What leads from hidden states to logits: a way back to the width of tied embeddings, then the head."""
     width = config.input_size if config.tie_word_embeddings else config.output_size
     return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=False)
+
+
+def check_token_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:
+    """Refuse labels that are not one for each token."""
+    if labels.shape != hidden_states.shape[:2]:
+        raise ValueError(
+            f"`labels` must have the shape (batch, seq_len) = {tuple(hidden_states.shape[:2])}, "
+            f"got {tuple(labels.shape)}"
+        )
 
 
 class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
@@ -529,6 +558,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
 
         loss = None
         if labels is not None:
+            check_token_labels(labels, outputs.last_hidden_state)
             targets = self._drop_labels_after_pads(labels, attention_mask)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
@@ -542,7 +572,11 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
 
     @staticmethod
     def _drop_labels_after_pads(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """What is predicted at a pad means nothing: as without pads, nothing predicts the first token."""
+        """What is predicted at a pad means nothing: as without pads, nothing predicts the first token.
+
+        `Trainer` counts that token all the same when it divides the loss; label it -100 to have left-padded batches
+        weighted exactly as others.
+        """
         is_real = token_mask(attention_mask, *labels.shape)
         return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), -100)
 
@@ -563,10 +597,10 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
         if not alpha and not beta:
             return 0.0
         targets = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
-        counts = targets != -100
+        counts = (targets != -100).to(dropped.device)
         num_items = counts.sum() if num_items_in_batch is None else num_items_in_batch
         activity = dropped.float().pow(2).mean(dim=-1)[counts].sum()
-        change = (hidden_states[:, 1:] - hidden_states[:, :-1]).float().pow(2).mean(dim=-1)
+        change = hidden_states.float().diff(dim=1).pow(2).mean(dim=-1)
         return (alpha * activity + beta * change[counts[:, 1:] & counts[:, :-1]].sum()) / num_items
 
     @staticmethod
@@ -583,13 +617,18 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
     def _get_static_cache_init_shape(self) -> None:
         """There are no heads to size a static cache by; it takes its shape from the first chunk."""
 
-    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
         if generation_config.cache_implementation == "quantized":
             raise ValueError(
                 "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept "
                 "in float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
             )
-        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
+        if generation_mode != GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant:
+            # A cache that assisted decoding returned still records, and would grow with each token.
+            for layer in getattr(model_kwargs.get("past_key_values"), "layers", []):
+                if getattr(layer, "record_past", False):
+                    layer.stop_recording()
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):
         """Refuse continuous batching, which pages the keys and values of attention layers."""
@@ -670,8 +709,20 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
+            check_token_labels(labels, outputs.last_hidden_state)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def generate(self, *args, **kwargs):
+        """Refuse to generate.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "`generate` needs a model with bidirectional=False, and a QRNNForMaskedLM has True: what it says of a "
+            "token depends on those that follow. Use QRNNForCausalLM instead"
+        )
 
 
 def read_out(
@@ -698,8 +749,10 @@ def read_out(
         return torch.cat(parts, dim=-1)
     if is_real is None:
         is_real = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.bool)
+    is_real = is_real.to(hidden_states.device)
     if pooling == "mean":
-        return hidden_states.sum(dim=1) / is_real.sum(dim=1, keepdim=True).clamp(min=1)
+        sums = hidden_states.sum(dim=1, dtype=state_dtype(hidden_states.dtype))  # a sum may overflow 16 bits
+        return (sums / is_real.sum(dim=1, keepdim=True).clamp(min=1)).to(hidden_states.dtype)
     if pooling == "max":
         maxima = hidden_states.masked_fill(~is_real[..., None], float("-inf")).amax(dim=1)
         return maxima.masked_fill(~is_real.any(dim=1, keepdim=True), 0)
@@ -832,17 +885,18 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
+        use_cache: bool | None = False,
         seq_idx: torch.IntTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Label each token.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, seq_idx: as in
-                `QRNNModel`. To label a stream chunk by chunk, pass the same `DynamicCache(config=model.config)` again
-                and again: it is advanced in place.
+            input_ids, attention_mask, position_ids, inputs_embeds, seq_idx: as in `QRNNModel`.
+            past_key_values: the state to go on from. It is not part of the output, but advanced in place: to label a
+                stream chunk by chunk, pass the same `DynamicCache(config=model.config)` again and again.
             labels: `(batch, seq_len)` int64; -100 is not counted.
+            use_cache: as in `QRNNModel`, but off: a new cache could not be returned.
             kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
 
         Returns:
@@ -857,14 +911,15 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
             seq_idx=seq_idx,
+            use_cache=use_cache,
             **kwargs,
         )
         logits = self.score(self.dropout(outputs.last_hidden_state))
 
         loss = None
         if labels is not None:
+            check_token_labels(labels, outputs.last_hidden_state)
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

@@ -351,7 +351,7 @@ def _torch_pooling_backward(
     if i is not None:
         gradients["i"] = allow * grad_update * i * (1 - i)
     grad_logits = torch.cat([gradients[gate].to(gate_logits.dtype) for gate in GATES[pooling]], dim=-1)
-    return grad_logits, keep[:, 0] * grad_c[:, 0]
+    return grad_logits.contiguous(), (keep[:, 0] * grad_c[:, 0]).contiguous()
 
 
 def _setup_pooling_context(ctx, inputs, output):
@@ -373,12 +373,24 @@ def _setup_backward_context(ctx, inputs, output):
 
 def _differentiate_backward(ctx, grad_grad_logits, grad_grad_state):
     """The second derivative, through the textbook loop: rare, so it need not be fast."""
-    grad_h, grad_c_last, gate_logits, initial_state, *rest = ctx.saved_tensors
+    *differentiable, is_real, is_start, zoneout_seed = ctx.saved_tensors
+    marks = (is_real, is_start, zoneout_seed)
+    is_differentiated_again = torch.is_grad_enabled()
     with torch.enable_grad():
-        variables = [x.detach().requires_grad_() for x in (grad_h, grad_c_last, gate_logits, initial_state)]
-        outputs = _reference_pooling(*variables[2:], *rest, *ctx.options)
+        # Views stay part of the graph, for third derivatives.
+        variables = [
+            x.view_as(x) if is_differentiated_again and x.requires_grad else x.detach().requires_grad_()
+            for x in differentiable
+        ]
+        outputs = _reference_pooling(variables[2], variables[3], *marks, *ctx.options)
         first = torch.autograd.grad(outputs, variables[2:], variables[:2], create_graph=True)
-    second = torch.autograd.grad(first, variables, (grad_grad_logits, grad_grad_state), allow_unused=True)
+        second = torch.autograd.grad(
+            first,
+            variables,
+            (grad_grad_logits, grad_grad_state),
+            allow_unused=True,
+            create_graph=is_differentiated_again,
+        )
     return *second, None, None, None, None, None, None
 
 
@@ -402,7 +414,8 @@ def _operator(name: str, schema: str, implementation: Callable, fake: Callable, 
 
 def _fake_pooling(gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout):
     batch_size, seq_len, width = gate_logits.shape
-    return gate_logits.new_empty(batch_size, seq_len, width // len(GATES[pooling])), torch.empty_like(initial_state)
+    hidden_size = width // len(GATES[pooling])
+    return gate_logits.new_empty(batch_size, seq_len, hidden_size), initial_state.new_empty(batch_size, hidden_size)
 
 
 def _fake_pooling_backward(grad_h, grad_c_last, gate_logits, initial_state, *_):
@@ -560,6 +573,8 @@ def recurrent_pooling(
         zoneout_seed = torch.randint(2**63 - 1, (), device=gate_logits.device)
     elif not isinstance(zoneout_seed, torch.Tensor) or zoneout_seed.dim() or zoneout_seed.dtype != torch.int64:
         raise ValueError(f"`zoneout_seed` must be a 0-dim int64 tensor, got {zoneout_seed!r}")
+    else:
+        zoneout_seed = zoneout_seed.to(gate_logits.device)
     return run(
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
     )

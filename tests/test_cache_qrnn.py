@@ -520,3 +520,61 @@ def test_search_any_history_of_the_cache(data):
                 tokens, mask = tokens[rows], mask[rows]
         if tokens.shape[1]:
             close(states(cache), states(seen(model, tokens, mask)))
+
+
+def make_causal_model(redraw, **options):
+    return redraw(QRNNModel(make_config(**options)).double())
+
+
+def test_a_batch_of_another_size_may_follow_a_reset(redraw):
+    model, ids = make_causal_model(redraw), torch.arange(1, 9).view(2, 4)
+    for first, second in ((ids, ids[:1]), (ids[:1], ids)):
+        cache = model(first).past_key_values
+        cache.reset()
+        output = model(second, past_key_values=cache).last_hidden_state
+        close(output, model(second).last_hidden_state, 0)
+        assert cache.batch_size == len(second)
+
+
+@pytest.mark.parametrize("enabled", [False, True], ids=["no_grad", "grad"])
+def test_a_state_made_in_inference_mode_goes_on_outside(redraw, enabled):
+    model, ids = make_causal_model(redraw), torch.tensor([[1, 2, 3, 4]])
+    with torch.inference_mode():
+        cache = model(ids).past_key_values
+    with torch.set_grad_enabled(enabled):
+        output = model(ids, past_key_values=cache).last_hidden_state
+    close(output.detach(), model(torch.cat([ids, ids], dim=1)).last_hidden_state[:, 4:].detach())
+
+
+def test_a_state_takes_the_precision_of_what_goes_on(redraw):
+    # As when a prompt is read under autocast and the rest without: the narrow window must not round what follows.
+    model, ids = redraw(QRNNModel(make_config()), std=0.3), torch.randint(20, (1, 12))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = model(ids[:, :4]).past_key_values
+    wide = copy.deepcopy(cache)
+    for layer in wide.layers:
+        layer.conv_states[0] = layer.conv_states[0].float()
+    narrow_outputs, wide_outputs = [], []
+    for t in range(4, 12):
+        narrow_outputs.append(model(ids[:, t, None], past_key_values=cache).last_hidden_state)
+        wide_outputs.append(model(ids[:, t, None], past_key_values=wide).last_hidden_state)
+    close(torch.cat(narrow_outputs), torch.cat(wide_outputs), 0)
+
+
+def test_files_without_a_state_are_refused(tmp_path):
+    for nothing in (DynamicCache(), None):
+        with pytest.raises(ValueError, match="`cache` must hold the state of a QRNN"):
+            save_recurrent_state(nothing, tmp_path / "state.safetensors")
+    (tmp_path / "text").write_text("no state")
+    with pytest.raises(ValueError, match=r"`path` must be a safetensors file, but .*text is none"):
+        load_recurrent_state(tmp_path / "text", make_config())
+    with pytest.raises(FileNotFoundError):
+        load_recurrent_state(tmp_path / "missing", make_config())
+
+
+def test_random_zoneout_cannot_be_recorded(redraw):
+    model = make_causal_model(redraw, zoneout=0.5).train()
+    cache = DynamicCache(config=model.config)
+    cache.activate_past_recording()
+    with pytest.raises(ValueError, match=r"`return_history` must be False while zoneout is random.*eval\(\)"):
+        model(torch.tensor([[1, 2, 3]]), past_key_values=cache)

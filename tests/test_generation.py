@@ -470,3 +470,14 @@ FOREIGN_CACHES = {
 def test_foreign_cache_is_refused(model, make_cache):
     with pytest.raises(ValueError, match="`past_key_values`"):
         model(torch.ones(1, 1, dtype=torch.long), past_key_values=make_cache())
+
+
+def test_recording_ends_with_assisted_decoding(model):
+    prompt = torch.tensor([[3, 4, 5, 3, 4]])
+    options = {"do_sample": False, "return_dict_in_generate": True, "pad_token_id": 0}
+    assisted = model.generate(prompt, max_new_tokens=6, prompt_lookup_num_tokens=2, **options)
+    cache = assisted.past_key_values
+    plain = model.generate(assisted.sequences, past_key_values=cache, max_new_tokens=20, **options)
+    assert all(layer.recurrent_history is None and layer.conv_history is None for layer in cache.layers)
+    expected = model.generate(prompt, max_new_tokens=26, use_cache=False, **options)
+    assert torch.equal(plain.sequences, expected.sequences)

@@ -484,7 +484,7 @@ class TestSubsampling:
         assert h.shape == (2, 4, HIDDEN) and shorter.all()
 
     def test_shapes_of_the_design(self):
-        output, mask = QRNN(10, 20, batch_first=True, temporal_pooling="max")(torch.randn(5, 15, 10))
+        output, mask = QRNN(10, 20, temporal_pooling="max")(torch.randn(5, 15, 10))
         assert output.shape == (5, 7, 20)
         assert mask.shape == (5, 7) and mask.all()
 
@@ -586,7 +586,7 @@ class TestLikeLSTM:
         assert again.shape == output.shape and not torch.equal(again, output)
 
     def test_the_same_whatever_comes_first(self, redraw, bidirectional):
-        rnn, _ = pair(redraw, bidirectional=bidirectional)
+        rnn, _ = pair(redraw, bidirectional=bidirectional, batch_first=False)
         x = torch.randn(7, 5, IN)
         mask = torch.ones(5, 7).index_fill(1, torch.tensor([2, 6]), 0)
         output, state = rnn(x, attention_mask=mask)
@@ -817,7 +817,13 @@ def test_errors_of_a_module():
     _, state = rnn(X)
     for call, message in [
         (lambda: rnn(packed, attention_mask=torch.ones(1, 3)), "`attention_mask` must be None for a `PackedSequence`"),
-        (lambda: rnn(X[None]), r"`input` must have two or three dimensions, got \(1, 2, 5, 3\)"),
+        (lambda: rnn(X[None]), r"`input` .*\(batch, seq_len, input_size=3\).*got \(1, 2, 5, 3\)"),
+        (lambda: rnn(X[:, :0]), r"`input` .*at least one step, got \(2, 0, 3\)"),
+        (lambda: rnn(X[..., :2]), r"`input` .*input_size=3.*got \(2, 5, 2\)"),
+        (
+            lambda: QRNN(IN, HIDDEN, batch_first=False)(X[..., :2]),
+            r"`input` .*\(seq_len, batch, input_size=3\).*got \(2, 5, 2\)",
+        ),
         (lambda: rnn(X, QRNNState(state.c[:1], state.conv[:1])), r"`state` must hold two tuples.*2 tensors.*\[1, 1\]"),
         (lambda: rnn(X, (state.c,)), "`state` must hold two tuples"),
         (lambda: shorter(X, state), "`state` was given, but a subsampling module"),
@@ -900,3 +906,20 @@ def test_search_subsampling(data):
         assert int(shorter[row].sum()) == length
         if length:
             close(h[row, :length], expected)
+
+
+def test_code_for_lstms_runs():
+    rnn, lstm = QRNN(IN, HIDDEN, 2, dropout=0.25), torch.nn.LSTM(IN, HIDDEN, 2, dropout=0.25)
+    rnn.flatten_parameters()
+    for name in ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional"):
+        assert getattr(rnn, name) == getattr(lstm, name)
+
+
+def test_histories_end_in_the_state(redraw):
+    layer, x = redraw(QRNNLayer(IN, HIDDEN, 3)), torch.randn(2, 5, IN)
+    _, _, (c_history, conv_history) = layer(x, return_history=True)
+    for t in range(1, x.shape[1] + 1):
+        _, (c, conv_state) = layer(x[:, :t])
+        close((c_history[:, t - 1], conv_history[:, t - 1]), (c, conv_state), 1e-6)
+    with pytest.raises(ValueError, match="`return_history` must be False in a layer that does not go on"):
+        QRNNLayer(IN, HIDDEN, causal=False)(X, return_history=True)

@@ -18,6 +18,8 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -39,6 +41,7 @@ from modeling_qrnn import (
     QRNNLayer,
     QRNNModel,
 )
+from modeling_qrnn.modeling_qrnn import read_out
 
 
 VOCAB_SIZE = 31
@@ -754,3 +757,92 @@ def test_body_becomes_a_language_model(tmp_path, redraw):
     body.save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(model.lm_head.weight, body.embed_tokens.weight)
+
+
+# --- several devices, overrides, numbers -----------------------------------------------------------------------------
+
+
+def put_on_another_device(module: nn.Module) -> None:
+    """`meta` stands in for a second device, to which Accelerate moves what a module is given, and its output stays."""
+    module.to("meta")
+    add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["past_key_values"]))
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("connection", ["plain", "dense", "residual"])
+@pytest.mark.parametrize("head", [QRNNForCausalLM, QRNNForSequenceClassification])
+def test_layers_may_lie_on_several_devices(connection, padded, head):
+    model = head(make_config(connection=connection, num_hidden_layers=3, use_cache=False)).eval()
+    for module in (*model.model.layers[1:], model.model.norm, *list(model.children())[1:]):
+        put_on_another_device(module)
+    ids = torch.ones(2, 5, dtype=torch.long)
+    mask = torch.ones(2, 5).index_fill(1, torch.tensor([4]), 0) if padded else None
+    assert model(ids, attention_mask=mask).logits.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"connection": "residual"}, "`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None"),
+        ({"bidirectional": True}, "`use_cache` must be False or None in a bidirectional model, got True"),
+        ({"num_hidden_layers": 3}, r"`kernel_size` must be a number from 1 up, or one per layer \(3\)"),
+    ],
+    ids=["residual", "bidirectional", "layers"],
+)
+def test_overrides_at_loading_are_checked(tmp_path, overrides, message):
+    make_config(kernel_size=[2, 2]).save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        QRNNModel(QRNNConfig.from_pretrained(tmp_path, **overrides))
+
+
+def test_saving_keeps_other_entries_of_the_auto_map(tmp_path):
+    model = QRNNModel(make_config(auto_map={"AutoTokenizer": "tokenization.Mine"}))
+    model.save_pretrained(tmp_path)
+    auto_map = QRNNConfig.from_pretrained(tmp_path).auto_map
+    assert auto_map["AutoTokenizer"] == "tokenization.Mine"
+    assert auto_map["AutoModelForTokenClassification"] == "modeling_qrnn.QRNNForTokenClassification"
+
+
+def test_a_mean_of_many_does_not_overflow():
+    states = torch.full((1, 4096, 2), 20.0, dtype=torch.float16)
+    assert torch.equal(read_out(states, None, "mean", bidirectional=False), states[:, 0])
+
+
+def test_the_vocabulary_is_that_of_the_embeddings():
+    model = QRNNModel(make_config())
+    model.set_input_embeddings(nn.Embedding(VOCAB_SIZE + 5, model.config.input_size))
+    assert model(torch.tensor([[VOCAB_SIZE + 4]])).last_hidden_state.shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("head", "arguments", "message"),
+    [
+        ("base", {"input_ids": torch.ones(1, 4)}, "`input_ids` must be int64 or int32, got torch.float32"),
+        (
+            "base",
+            {"cu_seq_lens_q": torch.tensor([0, 3, 9])},
+            "`cu_seq_lens_q` must go from 0 to seq_len = 4, got 0 to 9",
+        ),
+        (
+            "base",
+            {"input_ids": torch.ones(2, 2, dtype=torch.long), "cu_seq_lens_q": torch.tensor([0, 2, 4])},
+            r"`cu_seq_lens_q` must have .* a batch of 1, got \(3,\) and a batch of 2",
+        ),
+        *(
+            (head, {"labels": torch.ones(4, dtype=torch.long)}, r"`labels` must have .* \(1, 4\), got \(4,\)")
+            for head in ("causal", "masked", "token")
+        ),
+    ],
+)
+def test_more_bad_input_is_refused(head, arguments, message):
+    model_class, _, options = HEADS[head]
+    model = model_class(make_config(**options))
+    with pytest.raises(ValueError, match=message):
+        model(**{"input_ids": torch.ones(1, 4, dtype=torch.long), **arguments})
+
+
+def test_a_bidirectional_model_refuses_to_generate():
+    model = QRNNForMaskedLM(make_config(bidirectional=True))
+    assert not model.can_generate()
+    with pytest.raises(ValueError, match=r"`generate` needs a model with bidirectional=False.*QRNNForCausalLM"):
+        model.generate(torch.tensor([[1, 2]]))

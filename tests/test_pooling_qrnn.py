@@ -742,3 +742,31 @@ def test_segments_make_no_difference(case):
         begun |= mask[:, start:end].any(dim=1)
         torch.testing.assert_close(h[:, start:end], alone, rtol=0, atol=1e-12)
     torch.testing.assert_close(c, c_alone, rtol=0, atol=1e-12)
+
+
+# --- what operators promise to compilers -----------------------------------------------------------------------------
+
+
+def test_strides_of_the_inputs_do_not_show():
+    gate_logits = torch.randn(4, 9, 3).permute(2, 0, 1)  # (3, 4, 9), time first and the batch last in memory
+    state = torch.randn(3, 3).t()
+    rest = (None, None, None, "fo", "tanh", 0.0)
+    torch.library.opcheck(torch.ops.modeling_qrnn.torch_pooling_v1, (gate_logits, state, *rest))
+    grads = (torch.randn(3, 4, 3), torch.randn(3, 3))
+    operator = torch.ops.modeling_qrnn.torch_pooling_backward_v1
+    torch.library.opcheck(operator, (*grads, gate_logits, state, *rest), test_utils=["test_schema", "test_faketensor"])
+    compiled = torch.compile(lambda *x: recurrent_pooling(*x)[1].view(-1), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(gate_logits, state), recurrent_pooling(gate_logits, state)[1].view(-1))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_third_derivatives(pooling):
+    inputs = [x.requires_grad_() for x in draw(pooling, (2, 3, 1))]
+
+    def third(backend):
+        value = sum(x.pow(3).sum() for x in recurrent_pooling(*inputs, pooling=pooling, backend=backend))
+        for _ in range(3):
+            value = sum(x.pow(2).sum() for x in torch.autograd.grad(value, inputs, create_graph=True))
+        return value
+
+    torch.testing.assert_close(third("torch"), third("reference"), rtol=1e-12, atol=0)
