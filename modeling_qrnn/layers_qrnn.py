@@ -128,7 +128,8 @@ class ConvolutionWindow:
     def next_state(self) -> torch.Tensor:
         """The `conv_state` for the next chunk, `(batch, input, kernel_size - 1)`."""
         if self.is_shifted:
-            return self.tokens[:, self.tokens.shape[1] - self.taps :].transpose(1, 2)
+            # A copy, for a view would keep the whole chunk in memory, and in files.
+            return self.tokens[:, self.tokens.shape[1] - self.taps :].transpose(1, 2).clone()
         return self.states(self.x.shape[1] - 1).squeeze(1)
 
 

@@ -923,3 +923,9 @@ def test_histories_end_in_the_state(redraw):
         close((c_history[:, t - 1], conv_history[:, t - 1]), (c, conv_state), 1e-6)
     with pytest.raises(ValueError, match="`return_history` must be False in a layer that does not go on"):
         QRNNLayer(IN, HIDDEN, causal=False)(X, return_history=True)
+
+
+def test_a_state_keeps_no_more_than_itself_in_memory():
+    _, (c, conv_state) = QRNNLayer(IN, HIDDEN, 3)(torch.randn(2, 500, IN))
+    for part in (c, conv_state):
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()

@@ -417,8 +417,8 @@ MUTATIONS = [
         19,
         "the import needs a compiler",
         POOLING,
-        "import torch\n\n\nPooling =",
-        "import torch\nimport torch.utils.cpp_extension\n\n\nPooling =",
+        "import torch\nfrom torch.autograd",
+        "import torch\nimport torch.utils.cpp_extension\nfrom torch.autograd",
         "test_pooling_qrnn.py::test_needs_no_compiler_and_no_optional_package",
     ),
     Mutation(
