@@ -1,0 +1,471 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Train a small QRNN language model from nothing, measure it, save it, and let it write.
+
+    python scripts/quickstart.py                        # the documentation that comes with Python; no network
+    python scripts/quickstart.py --train-file my.txt    # your own text
+    python scripts/quickstart.py --dataset Salesforce/wikitext --dataset-config wikitext-2-raw-v1
+
+About two minutes on two CPU cores. One block of text in ten is held out; the score is how many bits the model
+needs for a byte of it, beside the same figure for a unigram and a trigram model of the same tokens.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import tokenizers
+import torch
+import torch.nn.functional as F
+import transformers
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
+from matplotlib.figure import Figure
+from nltk.lm import AbsoluteDiscountingInterpolated, Vocabulary
+from nltk.util import everygrams
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    EvalPrediction,
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
+
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_CONFIG = ROOT / "configuration/models/quickstart.json"
+TRAINING_CONFIG = ROOT / "configuration/training/quickstart.yaml"
+MODEL_CARD = ROOT / "model_card.md"
+
+BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+BLOCK_CHARACTERS = 4_000  # a page or two: context enough to be worth modelling, and many blocks to sample from
+HOLD_OUT_EVERY = 10
+REPEATED_WORDS = 8  # so many words in a row seldom occur twice by chance
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    data = parser.add_argument_group("data (the documentation topics that come with Python, unless told otherwise)")
+    source = data.add_mutually_exclusive_group()
+    source.add_argument("--train-file", type=existing_file, metavar="PATH", help="a text file (UTF-8)")
+    source.add_argument("--dataset", metavar="NAME", help="a dataset on the Hub or a folder: what load_dataset reads")
+    data.add_argument("--dataset-config", metavar="NAME", help="the configuration of --dataset, if it has several")
+    data.add_argument("--text-column", default="text", metavar="NAME", help="a column of --dataset (default: text)")
+    data.add_argument(
+        "--max-characters",
+        type=positive_int,
+        default=2_000_000,
+        metavar="N",
+        help="leave out the text beyond this (default: 2000000)",
+    )
+    settings = parser.add_argument_group("model and training")
+    settings.add_argument(
+        "--model-config",
+        type=existing_file,
+        default=MODEL_CONFIG,
+        metavar="PATH",
+        help="QRNNConfig in JSON; its vocab_size is the size of the tokenizer that is trained "
+        "(default: configuration/models/quickstart.json)",
+    )
+    settings.add_argument(
+        "--training-config",
+        type=existing_file,
+        default=TRAINING_CONFIG,
+        metavar="PATH",
+        help="TrainingArguments in YAML (default: configuration/training/quickstart.yaml)",
+    )
+    settings.add_argument(
+        "--block-length",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="tokens of a training sequence (default: 256)",
+    )
+    settings.add_argument("--max-steps", type=positive_int, metavar="N", help="overrides the training configuration")
+    settings.add_argument("--seed", type=int, metavar="N", help="overrides the training configuration")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("quickstart-output"),
+        metavar="PATH",
+        help="folder for the model, its card and the loss curve (default: quickstart-output)",
+    )
+    output.add_argument(
+        "--prompt", metavar="TEXT", help="what the sample continues (default: the first words of the held-out text)"
+    )
+    return parser.parse_args(argv)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are one line, without the usage text in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def positive_int(value: str) -> int:
+    if not value.isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above zero")
+    return int(value)
+
+
+def existing_file(value: str) -> Path:
+    if not Path(value).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {value!r}")
+    return Path(value)
+
+
+@contextmanager
+def one_line_error(subject: object, *exceptions: type[Exception]) -> Iterator[None]:
+    """What a user can get wrong ends the program with one line, not with a traceback."""
+    try:
+        yield
+    except exceptions as error:
+        sys.exit(f"quickstart.py: error: {subject}: {' '.join(str(error).split())}")
+
+
+def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments, dict]:
+    """The training configuration with the command line's changes, as an object and as it reads."""
+    with one_line_error(args.training_config, OSError, ValueError, TypeError, yaml.YAMLError):
+        settings = yaml.safe_load(args.training_config.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("this is not a list of `name: value`")
+        settings |= {name: getattr(args, name) for name in ("max_steps", "seed") if getattr(args, name) is not None}
+        (training_args,) = HfArgumentParser(TrainingArguments).parse_dict(
+            settings | {"output_dir": str(args.output_dir)}
+        )
+    return training_args, settings
+
+
+def read_text(args: argparse.Namespace) -> tuple[str, str]:
+    """The text, and the words in which the model card says where it is from."""
+    if args.train_file:
+        with one_line_error(args.train_file, OSError, UnicodeDecodeError):
+            return args.train_file.read_text(encoding="utf-8-sig"), f"the file `{args.train_file.name}`"
+    if args.dataset:
+        return read_dataset(args), f"the training split of the dataset `{args.dataset}`"
+    from pydoc_data.topics import topics
+
+    version = platform.python_version()
+    return "\n\n".join(topics.values()), f"the documentation topics of Python {version} (`pydoc_data.topics`)"
+
+
+def read_dataset(args: argparse.Namespace) -> str:
+    """As many rows as `--max-characters` needs; a large dataset is not downloaded whole."""
+    rows, n_characters = [], 0
+    with one_line_error(f"--dataset {args.dataset}", OSError, ValueError, RuntimeError):
+        dataset = datasets.load_dataset(args.dataset, args.dataset_config, split="train", streaming=True)
+        for row in dataset:
+            if not isinstance(row.get(args.text_column), str):
+                raise ValueError(f"no text in column {args.text_column!r}; the columns are {', '.join(row)}")
+            rows.append(row[args.text_column].strip())
+            n_characters += len(rows[-1])
+            if n_characters >= args.max_characters:
+                break
+    return "\n\n".join(rows)
+
+
+def drop_repeats(paragraphs: Iterable[str]) -> Iterator[str]:
+    """Leave out each paragraph that has eight words in a row from an earlier one.
+
+    What is held out would otherwise be met in training too: documentation repeats itself.
+    """
+    seen: set[tuple[str, ...]] = set()
+    for paragraph in paragraphs:
+        words = paragraph.split()
+        runs = {tuple(words[i : i + REPEATED_WORDS]) for i in range(len(words) - REPEATED_WORDS + 1)}
+        if seen.isdisjoint(runs):
+            yield paragraph
+        seen |= runs
+
+
+def cut_into_blocks(text: str) -> Iterator[str]:
+    """Pieces of at most 4,000 characters that end, if possible, with a paragraph, a line or a word."""
+    start = 0
+    while start < len(text):
+        limit = start + BLOCK_CHARACTERS
+        ends = (text.rfind(mark, start + BLOCK_CHARACTERS // 2, limit) + len(mark) for mark in ("\n\n", "\n", " "))
+        end = next((end for end in ends if end > start + BLOCK_CHARACTERS // 2), limit)
+        yield text[start:end]
+        start = end
+
+
+def split_text(text: str) -> tuple[list[str], list[str]]:
+    """Training and held-out blocks: of ten blocks in a row the last is held out, whatever the seed."""
+    blocks = list(cut_into_blocks("\n\n".join(drop_repeats(text.split("\n\n")))))
+    if len(blocks) < HOLD_OUT_EVERY:
+        sys.exit(
+            f"quickstart.py: error: too little text: {sum(map(len, blocks)):,} characters without repetitions, "
+            f"of which at least {HOLD_OUT_EVERY * BLOCK_CHARACTERS:,} are needed"
+        )
+    held_out = blocks[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+    del blocks[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+    return blocks, held_out
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: any text can be written in it, and read back byte for byte."""
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, BEGIN, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    # A prompt starts as every block in training does.
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Each block as the begin mark, its tokens and the end mark."""
+    return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+
+
+def pack(documents: list[list[int]], block_length: int) -> list[list[int]]:
+    """All tokens end to end, in sequences of one length; the rest that does not fill one is left out."""
+    tokens = list(itertools.chain.from_iterable(documents))
+    return [tokens[i : i + block_length] for i in range(0, len(tokens) - block_length + 1, block_length)]
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    return nats / math.log(2) / n_bytes
+
+
+def count_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def ngram_nats(documents: list[list[str]], held_out: list[list[str]], vocabulary: Iterable[str], order: int) -> float:
+    """What the held-out documents cost under an n-gram model with absolute discounting, each after its begin mark.
+
+    Every token of the vocabulary counts once more than it occurs, so that none is impossible.
+    """
+    vocabulary = list(vocabulary)
+    model = AbsoluteDiscountingInterpolated(order, vocabulary=Vocabulary(vocabulary))
+    model.fit(everygrams(document, max_len=order) for document in documents)
+    model.fit([(token,)] for token in vocabulary)
+    return -sum(
+        math.log(model.score(document[i], document[max(0, i - order + 1) : i]))
+        for document in held_out
+        for i in range(1, len(document))
+    )
+
+
+def measure_baselines(
+    documents: list[list[int]], held_out: list[list[int]], tokenizer: PreTrainedTokenizerFast, n_bytes: int
+) -> dict[str, float]:
+    documents, held_out = ([tokenizer.convert_ids_to_tokens(ids) for ids in part] for part in (documents, held_out))
+    return {
+        name: bits_per_byte(ngram_nats(documents, held_out, tokenizer.get_vocab(), order), n_bytes)
+        for name, order in (("trigram", 3), ("unigram", 1))
+    }
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss of each token in nats, `(batch, seq_len - 1)`, in place of the far larger logits."""
+    return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none")
+
+
+def held_out_metrics(prediction: EvalPrediction, n_bytes: int) -> dict[str, float]:
+    """Every token but the begin marks counts: those of the text, and the end marks."""
+    is_token = prediction.label_ids[:, 1:] != -100
+    return {"bits_per_byte": bits_per_byte(float(prediction.predictions[is_token].sum(dtype="float64")), n_bytes)}
+
+
+def plot_loss(history: list[dict], bits_per_nat: float, baselines: dict[str, float], path: Path) -> None:
+    """Training and held-out loss over the steps, in the unit of the baselines."""
+    trained = [entry for entry in history if "loss" in entry]
+    measured = [entry for entry in history if "eval_bits_per_byte" in entry]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(
+        [entry["step"] for entry in trained],
+        [entry["loss"] * bits_per_nat for entry in trained],
+        color="tab:blue",
+        label="training (with dropout)",
+    )
+    axes.plot(
+        [entry["step"] for entry in measured],
+        [entry["eval_bits_per_byte"] for entry in measured],
+        color="tab:orange",
+        marker="o",
+        markersize=4,
+        label=f"held out: {measured[-1]['eval_bits_per_byte']:.2f}",
+    )
+    for (name, value), linestyle in zip(baselines.items(), ("--", ":"), strict=True):
+        axes.axhline(value, color="dimgray", linestyle=linestyle, label=f"held out, {name}: {value:.2f}")
+    axes.set(xlabel="step", ylabel="bits per byte", title="Loss of the QRNN language model")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(edgecolor="none", framealpha=0.9)
+    figure.savefig(path, dpi=150)
+
+
+def write_sample(folder: Path, prompt: str, seed: int) -> str:
+    """Load the saved model as anyone would, and let it continue the prompt."""
+    generator = pipeline(
+        "text-generation",
+        model=AutoModelForCausalLM.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+    )
+    set_seed(seed)
+    (output,) = generator(prompt, max_new_tokens=120, do_sample=True, temperature=0.8, top_p=0.95)
+    return output["generated_text"]
+
+
+def describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def write_card(run: dict, dataset: str | None, path: Path) -> None:
+    card = ModelCard.from_template(ModelCardData(), template_path=str(MODEL_CARD), run=run)
+    card.data.model_name = run["name"]
+    card.data.datasets = [dataset] if dataset else None
+    card.data.eval_results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=dataset or "text",
+            dataset_name=run["source"],
+            metric_type="bits_per_byte",
+            metric_name="held-out bits per byte",
+            metric_value=round(run["results"]["QRNN"], 3),
+        )
+    ]
+    card.save(path)
+
+
+def report(run: dict, folder: Path, seconds: float) -> None:
+    print(f"\nSample, loaded back from {folder}:\n\n{run['sample']}\n")
+    print(f"{'held-out text':<16}bits per byte")
+    for name, value in run["results"].items():
+        print(f"{name:<16}{value:>13.3f}")
+    print(f"\nModel, tokenizer and code: {folder}")
+    print(f"Model card:                {folder / 'README.md'}")
+    print(f"Loss curve:                {folder / 'loss_curve.png'}")
+    print(f"Time:                      {seconds:.0f} s")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    started = time.perf_counter()
+    args = parse_arguments(argv)
+    training_args, training_settings = read_training_arguments(args)
+    with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
+        config = QRNNConfig.from_pretrained(args.model_config)
+    set_seed(training_args.seed)
+
+    text, source = read_text(args)
+    train_texts, held_out_texts = split_text(text[: args.max_characters])
+    with one_line_error("--output-dir", OSError):
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    train_bytes, held_out_bytes = count_bytes(train_texts), count_bytes(held_out_texts)
+    print(f"Text: {source}")
+    print(f"      {train_bytes:,} bytes to train on, {held_out_bytes:,} bytes held out (one block in ten)")
+
+    tokenizer = train_tokenizer(train_texts, config.vocab_size)
+    train_documents, held_out_documents = encode(train_texts, tokenizer), encode(held_out_texts, tokenizer)
+    train_tokens = sum(map(len, train_documents))
+    sequences = pack(train_documents, args.block_length)
+    if not sequences:
+        sys.exit(f"quickstart.py: error: --block-length {args.block_length} is more than all {train_tokens:,} tokens")
+    print(f"Tokenizer: {len(tokenizer):,} tokens, {train_bytes / train_tokens:.2f} bytes per token")
+
+    baselines = measure_baselines(train_documents, held_out_documents, tokenizer, held_out_bytes)
+    print("Baselines:", ", ".join(f"{name} {value:.3f} bits per byte" for name, value in baselines.items()))
+
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.convert_tokens_to_ids([PAD, BEGIN, END])
+    with one_line_error(args.model_config, ValueError):
+        model = QRNNForCausalLM(config)
+    print(f"Model: {config.num_hidden_layers} layers of {config.hidden_size}, {model.num_parameters():,} parameters")
+
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
+        eval_dataset=datasets.Dataset.from_dict({"input_ids": held_out_documents}),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        preprocess_logits_for_metrics=token_losses,
+        compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
+    )
+    trained = trainer.train().metrics
+    results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
+    trainer.save_model()
+
+    prompt = args.prompt or " ".join(held_out_texts[0].split()[:8])
+    sample = write_sample(args.output_dir, prompt, training_args.seed)
+    bits_per_nat = bits_per_byte(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
+    plot_loss(trainer.state.log_history, bits_per_nat, baselines, args.output_dir / "loss_curve.png")
+    run = {
+        "name": args.output_dir.resolve().name,
+        "source": source,
+        "train_blocks": len(train_texts),
+        "train_bytes": train_bytes,
+        "train_tokens": train_tokens,
+        "held_out_blocks": len(held_out_texts),
+        "held_out_bytes": held_out_bytes,
+        "held_out_tokens": sum(map(len, held_out_documents)) - len(held_out_documents),
+        "vocab_size": len(tokenizer),
+        "parameters": model.num_parameters(),
+        "results": results,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "block_length": args.block_length,
+        "seconds": trained["train_runtime"],
+        "device": describe_device(training_args.device),
+        "versions": f"PyTorch {torch.__version__}, Transformers {transformers.__version__}",
+        "model_settings": args.model_config.read_text(encoding="utf-8").strip(),
+        "training_settings": yaml.safe_dump(training_settings, sort_keys=False).strip(),
+        "sample": sample,
+    }
+    write_card(run, args.dataset, args.output_dir / "README.md")
+    report(run, args.output_dir, time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
