@@ -713,17 +713,6 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
-    def generate(self, *args, **kwargs):
-        """Refuse to generate.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "`generate` needs a model with bidirectional=False, and a QRNNForMaskedLM has True: what it says of a "
-            "token depends on those that follow. Use QRNNForCausalLM instead"
-        )
-
 
 def read_out(
     hidden_states: torch.Tensor, is_real: torch.Tensor | None, pooling: str, bidirectional: bool

@@ -839,10 +839,3 @@ def test_more_bad_input_is_refused(head, arguments, message):
     model = model_class(make_config(**options))
     with pytest.raises(ValueError, match=message):
         model(**{"input_ids": torch.ones(1, 4, dtype=torch.long), **arguments})
-
-
-def test_a_bidirectional_model_refuses_to_generate():
-    model = QRNNForMaskedLM(make_config(bidirectional=True))
-    assert not model.can_generate()
-    with pytest.raises(ValueError, match=r"`generate` needs a model with bidirectional=False.*QRNNForCausalLM"):
-        model.generate(torch.tensor([[1, 2]]))
