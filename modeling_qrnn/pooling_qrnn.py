@@ -509,6 +509,21 @@ def _prepare_state(initial_state: torch.Tensor | None, gate_logits: torch.Tensor
     return initial_state.to(dtype)
 
 
+def _prepare(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    pooling: str,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The checked state, real tokens and starts of segments, as the backends take them."""
+    _check_gate_logits(gate_logits, pooling)
+    batch_size, seq_len, _ = gate_logits.shape
+    is_real = token_mask(attention_mask, batch_size, seq_len)
+    is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
+    return _prepare_state(initial_state, gate_logits, pooling), is_real, is_start
+
+
 def recurrent_pooling(
     gate_logits: torch.Tensor,
     initial_state: torch.Tensor | None = None,
@@ -561,12 +576,8 @@ def recurrent_pooling(
         (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
     check_options(pooling, candidate_activation, zoneout)
-    _check_gate_logits(gate_logits, pooling)
-    batch_size, seq_len, _ = gate_logits.shape
-    initial_state = _prepare_state(initial_state, gate_logits, pooling)
+    initial_state, is_real, is_start = _prepare(gate_logits, initial_state, pooling, attention_mask, segment_ids)
     run = _choose_backend(backend, gate_logits, initial_state)
-    is_real = token_mask(attention_mask, batch_size, seq_len)
-    is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
     if not (training and zoneout):
         zoneout_seed = None
     elif zoneout_seed is None:
@@ -610,11 +621,7 @@ def recurrent_states(
         True
     """
     check_options(pooling, candidate_activation, zoneout)
-    _check_gate_logits(gate_logits, pooling)
-    batch_size, seq_len, _ = gate_logits.shape
-    initial_state = _prepare_state(initial_state, gate_logits, pooling)
-    is_real = token_mask(attention_mask, batch_size, seq_len)
-    is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
+    initial_state, is_real, is_start = _prepare(gate_logits, initial_state, pooling, attention_mask, segment_ids)
     gates = _activate(
         gate_logits, initial_state.dtype, is_real, is_start, None, pooling, candidate_activation, zoneout
     )
