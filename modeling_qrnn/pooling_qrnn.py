@@ -14,15 +14,21 @@
 """The recurrent pooling of the Quasi-Recurrent Neural Network (Bradbury et al. 2017, section 2).
 
 The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
-result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), and the public function.
+result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the operators that make of
+this and of the compiled kernels (`"numba"`, `"triton"`) something to differentiate, and the public function.
 """
 
+import functools
+import logging
+import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 
+
+logger = logging.getLogger(__name__)
 
 Pooling = Literal["f", "fo", "ifo"]
 CandidateActivation = Literal["tanh", "identity", "relu"]
@@ -292,7 +298,7 @@ def _torch_pooling(
     pooling: str,
     candidate_activation: str,
     zoneout: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     gates = _activate(
         gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
     )
@@ -306,7 +312,8 @@ def _torch_pooling(
         h = c
     # The outputs of an operator own their memory: `h` and `c_last` must not keep all the states alive.
     c_last = states[:, -1].clone(memory_format=torch.contiguous_format)
-    return h.to(gate_logits.dtype, copy=h is c).contiguous(), c_last
+    no_checkpoints = initial_state.new_empty(initial_state.shape[0], 0, initial_state.shape[1])
+    return h.to(gate_logits.dtype, copy=h is c).contiguous(), c_last, no_checkpoints
 
 
 def _torch_pooling_backward(
@@ -314,6 +321,7 @@ def _torch_pooling_backward(
     grad_c_last: torch.Tensor,
     gate_logits: torch.Tensor,
     initial_state: torch.Tensor,
+    checkpoints: torch.Tensor,
     is_real: torch.Tensor | None,
     is_start: torch.Tensor | None,
     zoneout_seed: torch.Tensor | None,
@@ -354,21 +362,16 @@ def _torch_pooling_backward(
     return grad_logits.contiguous(), (keep[:, 0] * grad_c[:, 0]).contiguous()
 
 
-def _setup_pooling_context(ctx, inputs, output):
-    gate_logits, initial_state, is_real, is_start, zoneout_seed, *options = inputs
-    ctx.save_for_backward(gate_logits, initial_state, is_real, is_start, zoneout_seed)
-    ctx.options = options
+# --- operators -------------------------------------------------------------------------------------------------------
+#
+# A fast backend is two functions. The forward one takes what `_reference_pooling` takes, and returns beside `h` and the
+# last state the checkpoints that its backward starts from: states `(batch, any number, hidden)` of little memory. The
+# backward one takes the gradients of `h` and the last state, and the checkpoints after the initial state.
 
 
-def _differentiate_pooling(ctx, grad_h, grad_c_last):
-    grads = _torch_pooling_backward_operator(grad_h, grad_c_last, *ctx.saved_tensors, *ctx.options)
-    return *grads, None, None, None, None, None, None
-
-
-def _setup_backward_context(ctx, inputs, output):
-    *tensors, pooling, candidate_activation, zoneout = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.options = (pooling, candidate_activation, zoneout)
+class _Operators(NamedTuple):
+    forward: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    backward: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def _differentiate_backward(ctx, grad_grad_logits, grad_grad_state):
@@ -391,31 +394,13 @@ def _differentiate_backward(ctx, grad_grad_logits, grad_grad_state):
             allow_unused=True,
             create_graph=is_differentiated_again,
         )
-    return *second, None, None, None, None, None, None
+    return *second, None, None, None, None, None, None, None
 
 
-_TENSORS = "Tensor gate_logits, Tensor initial_state, Tensor? is_real, Tensor? is_start, Tensor? zoneout_seed"
-_OPTIONS = "str pooling, str candidate_activation, float zoneout"
-
-
-def _operator(name: str, schema: str, implementation: Callable, fake: Callable, setup: Callable, backward: Callable):
-    """Define a differentiable custom operator, which `torch.compile` and `torch.export` keep whole.
-
-    A process may load this file twice, as the installed package and as remote code of a model folder. To define a name
-    again would break the first handle, so the second copy takes the operator that is there; the version at the end of
-    its name changes with its meaning.
-    """
-    if not hasattr(torch.ops.modeling_qrnn, name):
-        operator = torch.library.custom_op(f"modeling_qrnn::{name}", implementation, mutates_args=(), schema=schema)
-        operator.register_fake(fake)
-        operator.register_autograd(backward, setup_context=setup)
-    return getattr(torch.ops.modeling_qrnn, name)
-
-
-def _fake_pooling(gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout):
-    batch_size, seq_len, width = gate_logits.shape
-    hidden_size = width // len(GATES[pooling])
-    return gate_logits.new_empty(batch_size, seq_len, hidden_size), initial_state.new_empty(batch_size, hidden_size)
+def _setup_backward_context(ctx, inputs, output):
+    grad_h, grad_c_last, gate_logits, initial_state, _, *marks, pooling, candidate_activation, zoneout = inputs
+    ctx.save_for_backward(grad_h, grad_c_last, gate_logits, initial_state, *marks)
+    ctx.options = (pooling, candidate_activation, zoneout)
 
 
 def _fake_pooling_backward(grad_h, grad_c_last, gate_logits, initial_state, *_):
@@ -423,30 +408,99 @@ def _fake_pooling_backward(grad_h, grad_c_last, gate_logits, initial_state, *_):
     return gate_logits.new_empty(gate_logits.shape), initial_state.new_empty(initial_state.shape)
 
 
-_torch_pooling_operator = _operator(
-    "torch_pooling_v1",
-    f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)",
-    _torch_pooling,
-    _fake_pooling,
-    _setup_pooling_context,
-    _differentiate_pooling,
-)
-_torch_pooling_backward_operator = _operator(
-    "torch_pooling_backward_v1",
-    f"(Tensor grad_h, Tensor grad_c_last, {_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor)",
-    _torch_pooling_backward,
-    _fake_pooling_backward,
-    _setup_backward_context,
-    _differentiate_backward,
-)
+_OPTIONS = "str pooling, str candidate_activation, float zoneout"
+_MARKS = "Tensor? is_real, Tensor? is_start, Tensor? zoneout_seed"
 
 
-# --- the public function ---------------------------------------------------------------------------------------------
+def _define(name: str, version: int, forward: Callable, backward: Callable, checkpoint_steps: int | None) -> _Operators:
+    """Define a backend's custom operators, which `torch.compile` and `torch.export` keep whole.
 
-_BACKENDS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
-    "reference": _reference_pooling,
-    "torch": _torch_pooling_operator,
+    A process may load this file twice, as the installed package and as remote code of a model folder. To define a name
+    again would break the first handle, so the second copy takes the operators that are there; the version at the end
+    of their names changes with their meaning.
+    """
+    forward_name, backward_name = f"{name}_pooling_v{version}", f"{name}_pooling_backward_v{version}"
+
+    def fake_pooling(gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, *_):
+        batch_size, seq_len, width = gate_logits.shape
+        hidden_size = width // len(GATES[pooling])
+        n_checkpoints = 0 if checkpoint_steps is None else (seq_len + checkpoint_steps - 1) // checkpoint_steps
+        return (
+            gate_logits.new_empty(batch_size, seq_len, hidden_size),
+            initial_state.new_empty(batch_size, hidden_size),
+            initial_state.new_empty(batch_size, n_checkpoints, hidden_size),
+        )
+
+    def setup_context(ctx, inputs, output):
+        gate_logits, initial_state, *marks, pooling, candidate_activation, zoneout = inputs
+        ctx.save_for_backward(gate_logits, initial_state, output[2], *marks)
+        ctx.options = (pooling, candidate_activation, zoneout)
+        ctx.mark_non_differentiable(output[2])
+
+    def differentiate(ctx, grad_h, grad_c_last, _):
+        backward_operator = getattr(torch.ops.modeling_qrnn, backward_name)
+        grads = backward_operator(grad_h, grad_c_last, *ctx.saved_tensors, *ctx.options)
+        return *grads, None, None, None, None, None, None
+
+    if not hasattr(torch.ops.modeling_qrnn, forward_name):
+        operator = torch.library.custom_op(
+            f"modeling_qrnn::{forward_name}",
+            forward,
+            mutates_args=(),
+            schema=f"(Tensor gate_logits, Tensor initial_state, {_MARKS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+        )
+        operator.register_fake(fake_pooling)
+        operator.register_autograd(differentiate, setup_context=setup_context)
+        operator = torch.library.custom_op(
+            f"modeling_qrnn::{backward_name}",
+            backward,
+            mutates_args=(),
+            schema="(Tensor grad_h, Tensor grad_c_last, Tensor gate_logits, Tensor initial_state, Tensor checkpoints, "
+            f"{_MARKS}, {_OPTIONS}) -> (Tensor, Tensor)",
+        )
+        operator.register_fake(_fake_pooling_backward)
+        operator.register_autograd(_differentiate_backward, setup_context=_setup_backward_context)
+    return _Operators(getattr(torch.ops.modeling_qrnn, forward_name), getattr(torch.ops.modeling_qrnn, backward_name))
+
+
+# The kernels of optional packages are imported when they are first needed: importing them takes a while, and may fail.
+
+
+def _numba_pooling(*arguments):
+    from .pooling_numba_qrnn import numba_pooling
+
+    return numba_pooling(*arguments)
+
+
+def _numba_pooling_backward(*arguments):
+    from .pooling_numba_qrnn import numba_pooling_backward
+
+    return numba_pooling_backward(*arguments)
+
+
+def _triton_pooling(*arguments):
+    from .pooling_triton_qrnn import triton_pooling
+
+    return triton_pooling(*arguments)
+
+
+def _triton_pooling_backward(*arguments):
+    from .pooling_triton_qrnn import triton_pooling_backward
+
+    return triton_pooling_backward(*arguments)
+
+
+_KERNEL_CHECKPOINT_STEPS = 64  # as `CHECKPOINT_STEPS` in the files of the kernels
+
+_OPERATORS = {
+    "torch": _define("torch", 2, _torch_pooling, _torch_pooling_backward, None),
+    "numba": _define("numba", 1, _numba_pooling, _numba_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
+    "triton": _define("triton", 1, _triton_pooling, _triton_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
 }
+
+# --- the choice of a backend -----------------------------------------------------------------------------------------
+
+_BACKENDS = ("reference", *_OPERATORS)
 
 
 def _has_tangent(*tensors: torch.Tensor) -> bool:
@@ -456,19 +510,76 @@ def _has_tangent(*tensors: torch.Tensor) -> bool:
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
+@functools.cache
+def _failure(backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype) -> Exception | None:
+    """What happens when the kernels of an optional package are made ready, if anything does."""
+    try:
+        if backend == "numba":
+            from .pooling_numba_qrnn import compiled_kernel
+
+            compiled_kernel("forward", pooling, candidate_activation, dtype)
+        elif backend == "triton":
+            from .pooling_triton_qrnn import triton_pooling  # noqa: F401
+    except Exception as error:  # a package that does not fit its neighbours can fail in any way
+        return error
+    return None
+
+
+@functools.cache
+def _log_fallback(backend: str, reason: str) -> None:
+    logger.warning("The recurrence runs in plain PyTorch, without the faster kernels of %r: %s", backend, reason)
+
+
+@torch.compiler.assume_constant_result  # an import is nothing to trace
+def _is_ready(backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype, is_demanded: bool) -> bool:
+    """Whether a backend can be used. If not, one log line says why, or an error if it was demanded by name."""
+    failure = _failure(backend, pooling, candidate_activation, dtype)
+    if failure is None:
+        return True
+    if is_demanded:
+        raise ImportError(f"`backend={backend!r}` is not available here: {failure}") from failure
+    _log_fallback(backend, f"{type(failure).__name__}: {failure}")
+    return False
+
+
+def _is_served(backend: str, gate_logits: torch.Tensor) -> bool:
+    """Whether there are kernels for the dtype on the device."""
+    if backend == "numba":
+        return gate_logits.device.type == "cpu" and gate_logits.dtype != torch.float16
+    if backend == "triton":
+        return gate_logits.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return True
+
+
 def _choose_backend(
-    backend: str | None, gate_logits: torch.Tensor, initial_state: torch.Tensor
-) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    backend: str | None,
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    pooling: str,
+    candidate_activation: str,
+) -> str:
+    options = (pooling, candidate_activation, gate_logits.dtype)
     if backend is None:
         # One step needs no loop: its plain operations are the fastest there are, and an exported one-step program that
         # consists of them loads in a process without this package.
-        is_plain = gate_logits.shape[1] == 1 or _has_tangent(gate_logits, initial_state)
-        return _reference_pooling if is_plain else _torch_pooling_operator
+        if gate_logits.shape[1] == 1 or _has_tangent(gate_logits, initial_state):
+            return "reference"
+        kernels = "triton" if gate_logits.is_cuda else "numba"
+        return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options, False) else "torch"
     if backend not in _BACKENDS:
         raise ValueError(f"`backend` must be None or one of {list(_BACKENDS)}, got {backend!r}")
     if backend != "reference" and _has_tangent(gate_logits, initial_state):
         raise ValueError(f"`backend` must be None or 'reference' in forward-mode differentiation, got {backend!r}")
-    return _BACKENDS[backend]
+    if not _is_served(backend, gate_logits):
+        raise ValueError(
+            f"`backend={backend!r}` has no kernels for {gate_logits.dtype} on {gate_logits.device}: there are those of "
+            "'numba' for float32, float64 and bfloat16 on a CPU, and those of 'triton' on a GPU"
+        )
+    _is_ready(backend, *options, True)
+    return backend
+
+
+# --- the public function ---------------------------------------------------------------------------------------------
 
 
 def check_options(pooling: str, candidate_activation: str, zoneout: float) -> None:
@@ -561,14 +672,17 @@ def recurrent_pooling(
             evaluation the expectation acts instead: `1 - f`, and `i`, times `1 - zoneout`.
         zoneout_seed: 0-dim int64 tensor that fixes the random mask; drawn from torch's generator if `None`.
         training: whether zoneout is random.
-        backend: `"reference"` (the textbook loop), `"torch"`, or `None` to choose.
+        backend: `"reference"` (the textbook loop), `"torch"` (everywhere), `"numba"` (compiled for a CPU), `"triton"`
+            (compiled for a GPU), or `None` to choose.
 
     Returns:
         `h` `(batch, seq_len, hidden)` in the dtype of `gate_logits`, and the last state `(batch, hidden)` in float32
         (float64 for float64 input). Gradients flow through both, to `gate_logits` and `initial_state`.
 
     Raises:
-        ValueError: if a shape, dtype, option or probability is not one of the above.
+        ValueError: if a shape, dtype, option or probability is not one of the above, or the named backend has no
+            kernels for the dtype on the device.
+        ImportError: if the named backend needs a package that is missing or does not work.
 
     Example:
         >>> h, state = recurrent_pooling(torch.randn(2, 5, 3 * 8))
@@ -577,7 +691,7 @@ def recurrent_pooling(
     """
     check_options(pooling, candidate_activation, zoneout)
     initial_state, is_real, is_start = _prepare(gate_logits, initial_state, pooling, attention_mask, segment_ids)
-    run = _choose_backend(backend, gate_logits, initial_state)
+    backend = _choose_backend(backend, gate_logits, initial_state, pooling, candidate_activation)
     if not (training and zoneout):
         zoneout_seed = None
     elif zoneout_seed is None:
@@ -586,9 +700,11 @@ def recurrent_pooling(
         raise ValueError(f"`zoneout_seed` must be a 0-dim int64 tensor, got {zoneout_seed!r}")
     else:
         zoneout_seed = zoneout_seed.to(gate_logits.device)
-    return run(
+    run = _reference_pooling if backend == "reference" else _OPERATORS[backend].forward
+    h, c_last, *_ = run(
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
     )
+    return h, c_last
 
 
 @torch.no_grad()

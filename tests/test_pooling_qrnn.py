@@ -30,7 +30,7 @@ from modeling_qrnn import recurrent_pooling
 
 POOLINGS = ["f", "fo", "ifo"]
 ACTIVATIONS = ["tanh", "identity", "relu"]
-BACKENDS = ["reference", "torch"]
+BACKENDS = ["reference", "torch", "numba"]
 FAST_BACKENDS = [backend for backend in BACKENDS if backend != "reference"]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 N_GATES = {"f": 2, "fo": 3, "ifo": 4}
@@ -577,13 +577,13 @@ class Pooling(nn.Module):
 class TestOperators:
     def test_forward(self, pooling, rest):
         inputs = [x.requires_grad_() for x in draw(pooling, (1, 3, 2))]
-        operator = torch.ops.modeling_qrnn.torch_pooling_v1.default
+        operator = torch.ops.modeling_qrnn.torch_pooling_v2.default
         torch.library.opcheck(operator, (*inputs, *rest, pooling, "tanh", 0.25))
 
     def test_backward(self, pooling, rest):
         inputs = [x.requires_grad_() for x in draw(pooling, (1, 3, 2))]
         grads = [torch.randn(1, 3, 2).double().requires_grad_(), torch.randn(1, 2).double().requires_grad_()]
-        operator = torch.ops.modeling_qrnn.torch_pooling_backward_v1.default
+        operator = torch.ops.modeling_qrnn.torch_pooling_backward_v2.default
         # Second derivatives are for eager mode, so they are not traced here.
         utils = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(operator, (*grads, *inputs, *rest, pooling, "tanh", 0.25), test_utils=utils)
@@ -751,9 +751,9 @@ def test_strides_of_the_inputs_do_not_show():
     gate_logits = torch.randn(4, 9, 3).permute(2, 0, 1)  # (3, 4, 9), time first and the batch last in memory
     state = torch.randn(3, 3).t()
     rest = (None, None, None, "fo", "tanh", 0.0)
-    torch.library.opcheck(torch.ops.modeling_qrnn.torch_pooling_v1, (gate_logits, state, *rest))
+    torch.library.opcheck(torch.ops.modeling_qrnn.torch_pooling_v2, (gate_logits, state, *rest))
     grads = (torch.randn(3, 4, 3), torch.randn(3, 3))
-    operator = torch.ops.modeling_qrnn.torch_pooling_backward_v1
+    operator = torch.ops.modeling_qrnn.torch_pooling_backward_v2
     torch.library.opcheck(operator, (*grads, gate_logits, state, *rest), test_utils=["test_schema", "test_faketensor"])
     compiled = torch.compile(lambda *x: recurrent_pooling(*x)[1].view(-1), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(gate_logits, state), recurrent_pooling(gate_logits, state)[1].view(-1))
