@@ -104,9 +104,9 @@ class ConvolutionWindow:
         """The tokens before each of the positions `first` to `last - 1`, in pieces along the last dimension."""
         if self.is_shifted:
             return [self.tokens[:, tap + first : tap + last] for tap in range(self.taps)]
-        positions = self.positions[:, first:last]
-        index = positions.flatten(1)[..., None].expand(-1, -1, self.tokens.shape[2])
-        taken = self.tokens.gather(1, index).unflatten(1, positions.shape[1:])
+        # A lookup copies whole rows, where `gather` would read an index for each number.
+        row_starts = torch.arange(self.tokens.shape[0], device=self.tokens.device) * self.tokens.shape[1]
+        taken = F.embedding(self.positions[:, first:last] + row_starts[:, None, None], self.tokens.flatten(0, 1))
         if self.is_foreign is not None:
             taken = taken.masked_fill(self.is_foreign[:, first:last, :, None], 0)
         return [taken.flatten(2)]
@@ -115,6 +115,8 @@ class ConvolutionWindow:
         """`(batch, seq_len, kernel_size * input)`, oldest tap first: what the gate projection multiplies."""
         if self.taps == 0:
             return self.x
+        if self.is_shifted and self.x.shape[1] == 1:
+            return self.tokens.flatten(1)[:, None]
         return torch.cat([*self._preceding(0, self.x.shape[1]), self.x], dim=-1)
 
     def states(self, first: int = 0) -> torch.Tensor:

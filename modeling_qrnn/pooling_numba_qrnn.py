@@ -13,9 +13,9 @@
 # limitations under the License.
 """The recurrent pooling on a CPU, compiled by Numba: activations, recurrence and output gate in one pass over memory.
 
-Chains (batch row, channel) are independent, so the work is cut along them and never along time: time is the outer loop,
-channels are the inner one, which the compiler turns into vector instructions. The backward pass stores no states: it
-starts again from checkpoints, `CHECKPOINT_STEPS` steps apart, that the forward pass leaves behind.
+Chains (batch row, channel) are independent, so the work is cut along them and never along time: time is the outer
+loop, channels are the inner one, which the compiler turns into vector instructions. The backward pass stores no states:
+it starts again from checkpoints, `CHECKPOINT_STEPS` steps apart, that the forward pass leaves behind.
 
 The kernels take addresses and strides rather than arrays: the gates are read in place, wherever they lie, in 16 bits
 too, and a compiled kernel fits tensors of any layout.
@@ -30,7 +30,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,16 +60,12 @@ _STATE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bflo
 # What the memory of a tensor is read as: Numba knows no bfloat16, but it is the upper half of a float32.
 _STORAGE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
-DTYPES = tuple(_STORAGE_TYPES)
-"""The dtypes of `gate_logits` for which there are kernels."""
-
-
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 #
 # Numba computes int32 + int32 in int64 and float32 * 1 in float64, at half the vector width; hence the constants of an
 # exact type, and the conversions after operations on integers.
 
-
+# A call that stays in the loop over channels would keep it from becoming vector instructions.
 _INLINED = {"forceinline": True}
 
 
@@ -129,16 +126,16 @@ def _exponential(x):
 
 @overload(_exponential, jit_options=_INLINED)
 def _overload_exponential(x):
-    real, integer, mantissa_bits, bias, degree, ln2_bits = {
+    formats: dict[types.Float, Any] = {
         types.float32: (np.float32, np.int32, 23, 127, 7, 15),
         types.float64: (np.float64, np.int64, 52, 1023, 13, 40),
-    }[x]
+    }
+    real, integer, mantissa_bits, bias, degree, ln2_bits = formats[x]
     log2_e = real(math.log2(math.e))
     # ln 2 in two parts, the first with so few bits that its product with n is exact.
     ln2 = Fraction("0.693147180559945309417232121458176568")
-    ln2_high = Fraction(round(ln2 * 2**ln2_bits), 2**ln2_bits)
-    ln2_low = real(ln2 - ln2_high)
-    ln2_high = real(ln2_high)
+    rounded_ln2 = Fraction(round(ln2 * 2**ln2_bits), 2**ln2_bits)
+    ln2_high, ln2_low = real(rounded_ln2), real(ln2 - rounded_ln2)
     coefficients = tuple(real(1 / math.factorial(power)) for power in range(degree, 1, -1))
     # Adding 1.5 * 2^mantissa_bits rounds to an integer, and leaves it in the lowest bits of the sum.
     rounder = real(1.5 * 2**mantissa_bits)
@@ -340,7 +337,7 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
 
         gate_size = hidden_size * item_size
         blocks_per_row = (hidden_size + _BLOCK - 1) // _BLOCK
-        states = np.empty((CHECKPOINT_STEPS + 1, _BLOCK), real)
+        states: np.ndarray = np.empty((CHECKPOINT_STEPS + 1, _BLOCK), real)
         for block in range(first_block, last_block):
             row = block // blocks_per_row
             first, last = _channels(block, block + 1, row, hidden_size)
@@ -469,17 +466,14 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
     batch_size, seq_len, hidden_size = sizes
     n_blocks = batch_size * -(-hidden_size // _BLOCK)
     n_threads = min(torch.get_num_threads(), n_blocks, 1 + batch_size * seq_len * hidden_size // _MIN_STEPS_PER_THREAD)
-    bounds = [n_blocks * thread // n_threads for thread in range(n_threads + 1)]
     addresses = [
         argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments
     ]
-    others = [
-        _pool(n_threads - 1).submit(kernel, first, last, *sizes, *addresses)
-        for first, last in zip(bounds[1:-1], bounds[2:], strict=True)
-    ]
-    kernel(bounds[0], bounds[1], *sizes, *addresses)
-    for other in others:
-        other.result()
+    own, *others = pairwise(n_blocks * thread // n_threads for thread in range(n_threads + 1))
+    running = [_pool(n_threads - 1).submit(kernel, *blocks, *sizes, *addresses) for blocks in others]
+    kernel(*own, *sizes, *addresses)
+    for future in running:
+        future.result()
 
 
 # --- the two operations ----------------------------------------------------------------------------------------------
@@ -500,11 +494,10 @@ def _gate_arguments(
     """What both kernels take of the gates: where they lie, the marks, and how zoneout acts."""
     gate_logits = _rows(gate_logits)
     marks = (None if mark is None else mark.contiguous() for mark in (is_real, is_start))
-    if zoneout_seed is None:
-        zoneout_arguments = (1.0 - zoneout, 0, 0)
-    else:
-        zoneout_arguments = (1.0, zoneout_seed.item(), round(zoneout * 2**32))
-    return gate_logits, gate_logits.stride(0), gate_logits.stride(1), *marks, *zoneout_arguments
+    allowed, seed, threshold = 1.0 - zoneout, 0, 0
+    if zoneout_seed is not None:
+        allowed, seed, threshold = 1.0, int(zoneout_seed), round(zoneout * 2**32)
+    return gate_logits, gate_logits.stride(0), gate_logits.stride(1), *marks, allowed, seed, threshold
 
 
 def numba_pooling(
@@ -520,8 +513,8 @@ def numba_pooling(
     """The recurrence over pre-activation gates on a CPU (Bradbury et al. 2017, equations 3 to 6).
 
     Args:
-        gate_logits: `(batch, seq_len, n_gates * hidden)` in one of `DTYPES`, gates in the order z, f, o, i; read in
-            place if its last dimension is contiguous.
+        gate_logits: `(batch, seq_len, n_gates * hidden)` in float32, float64 or bfloat16, gates in the order z,
+            f, o, i; read in place if its last dimension is contiguous.
         initial_state: `(batch, hidden)` in float32, or float64 for float64 logits.
         is_real: `(batch, seq_len)` bool or `None`, false at pads.
         is_start: `(batch, seq_len)` bool or `None`, true where a packed sequence begins.

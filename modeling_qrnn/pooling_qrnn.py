@@ -14,8 +14,8 @@
 """The recurrent pooling of the Quasi-Recurrent Neural Network (Bradbury et al. 2017, section 2).
 
 The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
-result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the operators that make of
-this and of the compiled kernels (`"numba"`, `"triton"`) something to differentiate, and the public function.
+result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the operators through
+which autograd and compilers see that and the kernels of other files (`"numba"`, `"triton"`), and the public function.
 """
 
 import functools
@@ -185,6 +185,31 @@ def zoneout_mask(seed: torch.Tensor, batch_size: int, seq_len: int, hidden_size:
 # --- "reference": the law --------------------------------------------------------------------------------------------
 
 
+def _gates(
+    gate_logits: torch.Tensor,
+    is_real: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The activated `z`, `f`, `o` and `i`, each `(batch, seq_len, hidden)`, after zoneout."""
+    if is_real is not None:
+        gate_logits = gate_logits.masked_fill(~is_real[..., None], 0)  # what a pad holds, NaN included, is never seen
+    logits = dict(zip(GATES[pooling], gate_logits.chunk(len(GATES[pooling]), dim=-1), strict=True))
+    z = _CANDIDATE_ACTIVATIONS[candidate_activation](logits["z"])
+    f = torch.sigmoid(logits["f"])
+    i = torch.sigmoid(logits["i"]) if "i" in logits else 1 - f
+    o = torch.sigmoid(logits["o"]) if "o" in logits else torch.ones_like(f)
+    if zoneout_seed is not None:  # equation 6, and a zoned-out unit takes no input either
+        batch_size, seq_len, hidden_size = f.shape
+        zoned_out = zoneout_mask(zoneout_seed, batch_size, seq_len, hidden_size, zoneout)
+        f, i = f.masked_fill(zoned_out, 1), i.masked_fill(zoned_out, 0)
+    elif zoneout:
+        f, i = 1 - (1 - zoneout) * (1 - f), (1 - zoneout) * i
+    return z, f, o, i
+
+
 def _reference_pooling(
     gate_logits: torch.Tensor,
     initial_state: torch.Tensor,
@@ -196,25 +221,9 @@ def _reference_pooling(
     zoneout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Equations 3 to 5 of the paper, one step after the other, differentiated by autograd."""
-    dtype = gate_logits.dtype
-    gate_logits = gate_logits.to(initial_state.dtype)
-    if is_real is not None:
-        gate_logits = gate_logits.masked_fill(~is_real[..., None], 0)  # what a pad holds, NaN included, is never seen
-    logits = dict(zip(GATES[pooling], gate_logits.chunk(len(GATES[pooling]), dim=-1), strict=True))
-
-    z = _CANDIDATE_ACTIVATIONS[candidate_activation](logits["z"])
-    f = torch.sigmoid(logits["f"])
-    i = torch.sigmoid(logits["i"]) if "i" in logits else 1 - f
-    o = torch.sigmoid(logits["o"]) if "o" in logits else torch.ones_like(f)
-    if zoneout_seed is not None:  # equation 6, and a zoned-out unit takes no input either
-        batch_size, seq_len, hidden_size = f.shape
-        zoned_out = zoneout_mask(zoneout_seed, batch_size, seq_len, hidden_size, zoneout)
-        f, i = f.masked_fill(zoned_out, 1), i.masked_fill(zoned_out, 0)
-    elif zoneout:
-        f, i = 1 - (1 - zoneout) * (1 - f), (1 - zoneout) * i
-
+    gates = _gates(gate_logits.to(initial_state.dtype), is_real, zoneout_seed, pooling, candidate_activation, zoneout)
     c, outputs = initial_state, []
-    for t, (z_t, f_t, i_t, o_t) in enumerate(zip(*(gate.unbind(1) for gate in (z, f, i, o)), strict=True)):
+    for t, (z_t, f_t, o_t, i_t) in enumerate(zip(*(gate.unbind(1) for gate in gates), strict=True)):
         carried = c if is_start is None else c.masked_fill(is_start[:, t, None], 0)
         new = f_t * carried + i_t * z_t
         h = o_t * new
@@ -223,7 +232,32 @@ def _reference_pooling(
             h = h.masked_fill(~is_real[:, t, None], 0)
         c = new
         outputs.append(h)
-    return torch.stack(outputs, dim=1).to(dtype), c
+    return torch.stack(outputs, dim=1).to(gate_logits.dtype), c
+
+
+# --- one step: a token of generation ---------------------------------------------------------------------------------
+
+
+def _step_pooling(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_reference_pooling` for a sequence of one step, without its loop; the first step is never a start."""
+    z, f, o, i = _gates(
+        gate_logits.to(initial_state.dtype), is_real, zoneout_seed, pooling, candidate_activation, zoneout
+    )
+    c = initial_state[:, None]
+    new = f * c + i * z
+    h = o * new
+    if is_real is not None:
+        new, h = torch.where(is_real[..., None], new, c), h.masked_fill(~is_real[..., None], 0)
+    return h.to(gate_logits.dtype), new[:, 0]
 
 
 # --- "torch": whole-tensor activations, in-place loops over time -----------------------------------------------------
@@ -364,9 +398,9 @@ def _torch_pooling_backward(
 
 # --- operators -------------------------------------------------------------------------------------------------------
 #
-# A fast backend is two functions. The forward one takes what `_reference_pooling` takes, and returns beside `h` and the
-# last state the checkpoints that its backward starts from: states `(batch, any number, hidden)` of little memory. The
-# backward one takes the gradients of `h` and the last state, and the checkpoints after the initial state.
+# A fast backend is two functions. The forward one takes what `_reference_pooling` takes, and returns beside `h` and
+# the last state the checkpoints from which its backward starts: `(batch, any number, hidden)` states. The backward one
+# takes the gradients of `h` and the last state, and the same arguments, with the checkpoints after the initial state.
 
 
 class _Operators(NamedTuple):
@@ -412,7 +446,9 @@ _OPTIONS = "str pooling, str candidate_activation, float zoneout"
 _MARKS = "Tensor? is_real, Tensor? is_start, Tensor? zoneout_seed"
 
 
-def _define(name: str, version: int, forward: Callable, backward: Callable, checkpoint_steps: int | None) -> _Operators:
+def _define(
+    name: str, version: int, forward: Callable, backward: Callable, checkpoint_steps: int | None
+) -> _Operators:
     """Define a backend's custom operators, which `torch.compile` and `torch.export` keep whole.
 
     A process may load this file twice, as the installed package and as remote code of a model folder. To define a name
@@ -502,6 +538,12 @@ _OPERATORS = {
 
 _BACKENDS = ("reference", *_OPERATORS)
 
+_RUN: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
+    "reference": _reference_pooling,
+    "step": _step_pooling,
+    **{backend: operators.forward for backend, operators in _OPERATORS.items()},
+}
+
 
 def _has_tangent(*tensors: torch.Tensor) -> bool:
     """Whether forward-mode differentiation is under way, which a custom operator would answer with zeros."""
@@ -560,10 +602,14 @@ def _choose_backend(
 ) -> str:
     options = (pooling, candidate_activation, gate_logits.dtype)
     if backend is None:
-        # One step needs no loop: its plain operations are the fastest there are, and an exported one-step program that
-        # consists of them loads in a process without this package.
-        if gate_logits.shape[1] == 1 or _has_tangent(gate_logits, initial_state):
+        # The plain operations of one step are the fastest there are, and an exported one-step program that consists of
+        # them loads in a process without this package.
+        if gate_logits.shape[1] == 1:
+            return "step"
+        if _has_tangent(gate_logits, initial_state):
             return "reference"
+        if torch.compiler.is_exporting():
+            return "torch"  # the program may run where the optional packages are missing
         kernels = "triton" if gate_logits.is_cuda else "numba"
         return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options, False) else "torch"
     if backend not in _BACKENDS:
@@ -572,8 +618,8 @@ def _choose_backend(
         raise ValueError(f"`backend` must be None or 'reference' in forward-mode differentiation, got {backend!r}")
     if not _is_served(backend, gate_logits):
         raise ValueError(
-            f"`backend={backend!r}` has no kernels for {gate_logits.dtype} on {gate_logits.device}: there are those of "
-            "'numba' for float32, float64 and bfloat16 on a CPU, and those of 'triton' on a GPU"
+            f"`backend={backend!r}` has no kernels for {gate_logits.dtype} on {gate_logits.device}: those of 'numba' "
+            "are for float32, float64 and bfloat16 on a CPU, those of 'triton' for a GPU"
         )
     _is_ready(backend, *options, True)
     return backend
@@ -700,8 +746,7 @@ def recurrent_pooling(
         raise ValueError(f"`zoneout_seed` must be a 0-dim int64 tensor, got {zoneout_seed!r}")
     else:
         zoneout_seed = zoneout_seed.to(gate_logits.device)
-    run = _reference_pooling if backend == "reference" else _OPERATORS[backend].forward
-    h, c_last, *_ = run(
+    h, c_last, *_ = _RUN[backend](
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
     )
     return h, c_last
