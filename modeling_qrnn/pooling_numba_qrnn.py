@@ -14,8 +14,8 @@
 """The recurrent pooling on a CPU, compiled by Numba: activations, recurrence and output gate in one pass over memory.
 
 Chains (batch row, channel) are independent, so the work is cut along them and never along time: time is the outer
-loop, channels are the inner one, which the compiler turns into vector instructions. The backward pass stores no states:
-it starts again from checkpoints, `CHECKPOINT_STEPS` steps apart, that the forward pass leaves behind.
+loop, channels are the inner one, which the compiler turns into vector instructions. The backward pass starts again
+from states that the forward pass saved every `CHECKPOINT_STEPS` steps.
 
 The kernels take addresses and strides rather than arrays: the gates are read in place, wherever they lie, in 16 bits
 too, and a compiled kernel fits tensors of any layout.

@@ -25,12 +25,18 @@ import argparse
 import functools
 import itertools
 import math
+import os
 import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+
+# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
+# times over.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import datasets
 import tokenizers
@@ -399,7 +405,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(training_args.seed)
 
     text, source = read_text(args)
-    train_texts, held_out_texts = split_text(text[: args.max_characters])
+    if len(text) > args.max_characters:
+        text, source = text[: args.max_characters], f"{source}, the first {args.max_characters:,} characters"
+    train_texts, held_out_texts = split_text(text)
     with one_line_error("--output-dir", OSError):
         args.output_dir.mkdir(parents=True, exist_ok=True)
     train_bytes, held_out_bytes = count_bytes(train_texts), count_bytes(held_out_texts)
