@@ -32,6 +32,7 @@ from modeling_qrnn import recurrent_pooling
 POOLINGS = ["f", "fo", "ifo"]
 ACTIVATIONS = ["tanh", "identity", "relu"]
 BACKENDS = ["reference", "torch", "numba"]
+KERNELS = ["numba"]
 FAST_BACKENDS = [backend for backend in BACKENDS if backend != "reference"]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 N_GATES = {"f": 2, "fo": 3, "ifo": 4}
@@ -380,6 +381,20 @@ class TestNumbers:
         assert torch.equal(c_last, state)  # f = 1 keeps the state for good
         h, c_last = recurrent_pooling(torch.cat([z, -huge, huge], dim=-1), state, backend=backend)
         torch.testing.assert_close(h, torch.tanh(z), rtol=0, atol=1e-15)  # f = 0 forgets everything
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("f_logit", [-12.0, -7.0, 7.0, 12.0])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_both_ends_of_the_forget_gate(backend, pooling, f_logit):
+    # In kernels neither f near zero nor 1 - f near zero is a difference of numbers near one, as in the textbook form.
+    gate_logits, state = draw(pooling, (2, 3, 4), torch.float32)
+    gate_logits[..., 4:8] = f_logit
+    actual = run(gate_logits, state, pooling=pooling, backend=backend)
+    expected = run(gate_logits.double(), state.double(), pooling=pooling, backend="reference")
+    for gate in (slice(0, 4), slice(4, 8)):
+        assert_agrees(actual[2][..., gate], expected[2][..., gate], 1e-4)
+    assert_agrees(actual[3], expected[3], 1e-4)
 
 
 # --- zoneout ---------------------------------------------------------------------------------------------------------
