@@ -1,8 +1,14 @@
-"""What all tests share: fixed seeds, one thread (tiny operations stall on thread barriers), and small models."""
+"""What all tests share: fixed seeds, one thread (tiny operations stall on barriers), and Triton's interpreter."""
+
+import os
 
 import pytest
 import torch
 from torch import nn
+
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton's kernels are defined: they then run on a CPU
 
 
 @pytest.fixture(autouse=True)

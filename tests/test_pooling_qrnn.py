@@ -31,8 +31,8 @@ from modeling_qrnn import recurrent_pooling
 
 POOLINGS = ["f", "fo", "ifo"]
 ACTIVATIONS = ["tanh", "identity", "relu"]
-BACKENDS = ["reference", "torch", "numba"]
-KERNELS = ["numba"]
+BACKENDS = ["reference", "torch", "numba", "triton"]
+KERNELS = ["numba", "triton"]
 FAST_BACKENDS = [backend for backend in BACKENDS if backend != "reference"]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 N_GATES = {"f": 2, "fo": 3, "ifo": 4}
