@@ -32,6 +32,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 POOLING, LAYERS, CACHE, MODEL = (f"{name}_qrnn.py" for name in ("pooling", "layers", "cache", "modeling"))
+NUMBA, TRITON = (f"pooling_{name}_qrnn.py" for name in ("numba", "triton"))
 
 
 class Mutation(NamedTuple):
@@ -109,6 +110,22 @@ MUTATIONS = [
         "test_layers_qrnn.py::TestPads::test_rows_are_as_if_alone",
     ),
     Mutation(
+        3,
+        "the CPU kernel runs over pads",
+        NUMBA,
+        "                    h_t[:] = 0\n                    continue\n",
+        "                    h_t[:] = 0\n",
+        "test_pooling_qrnn.py::TestPads::test_pads_are_as_if_absent",
+    ),
+    Mutation(
+        3,
+        "the GPU kernel runs over pads",
+        TRITON,
+        "return tl.where(b_real, b_new, b_c)",
+        "return b_new",
+        "test_pooling_qrnn.py::TestPads::test_pads_are_as_if_absent",
+    ),
+    Mutation(
         4,
         "the carried window is the last columns, pads or not",
         LAYERS,
@@ -166,6 +183,17 @@ MUTATIONS = [
         "test_pooling_qrnn.py::TestEquations::test_plain",
     ),
     Mutation(
+        7,
+        "the CPU kernel's recurrence runs on o * c",
+        NUMBA,
+        "                    c[d] = new\n                    if has_output_gate:\n"
+        "                        o, _ = _sigmoid(_load(os[d]))\n                        new = o * new\n",
+        "                    if has_output_gate:\n"
+        "                        o, _ = _sigmoid(_load(os[d]))\n                        new = o * new\n"
+        "                    c[d] = new\n",
+        "test_pooling_qrnn.py::TestEquations::test_plain",
+    ),
+    Mutation(
         8,
         "the state returned is that before the last step",
         POOLING,
@@ -220,6 +248,14 @@ MUTATIONS = [
         "^ torch.arange(hidden_size, device=seed.device))",
         "^ (torch.arange(hidden_size, device=seed.device) // 2))",
         "test_pooling_qrnn.py::TestZoneout::test_neighbours_are_independent",
+    ),
+    Mutation(
+        9,
+        "a zoned-out unit of the CPU kernel takes input",
+        NUMBA,
+        "carried + allowed * update * z",
+        "carried + update * z",
+        "test_pooling_qrnn.py::TestBackendsAgree::test_options",
     ),
     Mutation(
         10,
@@ -337,6 +373,14 @@ MUTATIONS = [
         "test_cache_qrnn.py::TestGradients::test_flow_within_each_chunk",
     ),
     Mutation(
+        14,
+        "a chunk of the GPU kernel starts from zero",
+        TRITON,
+        "tl.where(b_keep < -0.5, b_gain, b_keep * b_c + b_gain)",
+        "b_gain",
+        "test_pooling_triton_qrnn.py::test_poolings_and_activations",
+    ),
+    Mutation(
         16,
         "a chunk shorter than the window forgets what was carried",
         LAYERS,
@@ -390,6 +434,22 @@ MUTATIONS = [
         "test_pooling_qrnn.py::TestNumbers::test_extreme_logits",
     ),
     Mutation(
+        17,
+        "the CPU kernel takes 1 - f as a difference",
+        NUMBA,
+        "return f, exponential * f",
+        "return f, one - f",
+        "test_pooling_qrnn.py::test_both_ends_of_the_forget_gate",
+    ),
+    Mutation(
+        17,
+        "the CPU kernel cuts bfloat16 off instead of rounding",
+        NUMBA,
+        "np.uint32(bits + np.uint32(0x7FFF) + is_odd)",
+        "np.uint32(bits + np.uint32(0) * is_odd)",
+        "test_pooling_numba_qrnn.py::test_rounds_to_bfloat16_as_torch_does",
+    ),
+    Mutation(
         18,
         "the derivative of tanh is wrong",
         POOLING,
@@ -412,6 +472,22 @@ MUTATIONS = [
         "return *second, None",
         "return *(None if part is None else 2 * part for part in second), None",
         "test_pooling_qrnn.py::TestGradients::test_gradients",
+    ),
+    Mutation(
+        18,
+        "the gradient of the CPU kernel flows across the boundary of a segment",
+        NUMBA,
+        "grad_c[d] = zero if is_first else (a * f + (one - a)) * grad",
+        "grad_c[d] = (a * f + (one - a)) * grad",
+        "test_pooling_qrnn.py::TestBackendsAgree::test_options",
+    ),
+    Mutation(
+        18,
+        "the gradient of the GPU kernel flows across the boundary of a segment",
+        TRITON,
+        "b_grad = tl.where(b_start, 0.0, b_keep * b_grad)",
+        "b_grad = b_keep * b_grad",
+        "test_pooling_triton_qrnn.py::test_options",
     ),
     Mutation(
         19,
@@ -470,7 +546,7 @@ def copy(tmp_path):
 
 def run(copy, *tests):
     """The exit code of pytest (0 passed, 1 failed, others: did not run), and what it printed."""
-    options = ["-x", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "--tb=line"]
+    options = ["-x", "-q", "-m", "not slow and not gpu", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "--tb=line"]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     # Variables of the pytest that runs this one must not reach it.
