@@ -231,7 +231,7 @@ MUTATIONS = [
         POOLING,
         "allow: torch.Tensor | float = 1.0 - zoneout",
         "allow: torch.Tensor | float = 1.0",
-        "test_pooling_qrnn.py::TestZoneout::test_evaluation_is_the_expectation_of_one_step",
+        "test_pooling_qrnn.py::TestZoneoutStatistics::test_evaluation_is_the_expectation_of_one_step",
     ),
     Mutation(
         9,
@@ -239,7 +239,7 @@ MUTATIONS = [
         POOLING,
         "round(zoneout * 2**32)",
         "round((1 - zoneout) * 2**32)",
-        "test_pooling_qrnn.py::TestZoneout::test_statistics",
+        "test_pooling_qrnn.py::TestZoneoutStatistics::test_statistics",
     ),
     Mutation(
         9,
@@ -247,7 +247,7 @@ MUTATIONS = [
         POOLING,
         "^ torch.arange(hidden_size, device=seed.device))",
         "^ (torch.arange(hidden_size, device=seed.device) // 2))",
-        "test_pooling_qrnn.py::TestZoneout::test_neighbours_are_independent",
+        "test_pooling_qrnn.py::TestZoneoutStatistics::test_neighbours_are_independent",
     ),
     Mutation(
         9,
@@ -411,7 +411,7 @@ MUTATIONS = [
         POOLING,
         "return torch.float64 if dtype == torch.float64 else torch.float32",
         "return dtype",
-        "test_pooling_qrnn.py::TestNumbers::test_dtypes",
+        "test_pooling_qrnn.py::TestDtypes::test_dtypes",
     ),
     Mutation(
         17,
@@ -420,7 +420,7 @@ MUTATIONS = [
         '    f = torch.sigmoid(logits["f"])\n    i = torch.sigmoid(logits["i"]) if "i" in logits else None',
         '    f = torch.sigmoid(logits["f"]).bfloat16().to(dtype)\n'
         '    i = torch.sigmoid(logits["i"]) if "i" in logits else None',
-        "test_pooling_qrnn.py::TestNumbers::test_long_memory_in_bfloat16",
+        "test_pooling_qrnn.py::test_long_memory_in_bfloat16",
     ),
     Mutation(
         17,
@@ -431,7 +431,7 @@ MUTATIONS = [
         "    states[:, 1:] = products * (initial_state[:, None] + (inputs / products).cumsum(dim=1))\n"
         "    states[:, 0] = initial_state\n"
         "    return states\n",
-        "test_pooling_qrnn.py::TestNumbers::test_extreme_logits",
+        "test_pooling_qrnn.py::TestDtypes::test_extreme_logits",
     ),
     Mutation(
         17,
@@ -546,7 +546,8 @@ def copy(tmp_path):
 
 def run(copy, *tests):
     """The exit code of pytest (0 passed, 1 failed, others: did not run), and what it printed."""
-    options = ["-x", "-q", "-m", "not slow and not gpu", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "--tb=line"]
+    options = ["-x", "-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider", "--tb=line"]
+    options += ["-o", "addopts=--import-mode=importlib"]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     # Variables of the pytest that runs this one must not reach it.
