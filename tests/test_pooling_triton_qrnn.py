@@ -120,6 +120,12 @@ def run_reference(gate_logits, state, grad_h, grad_c_last, *marks_and_options):
     return h.detach(), c_last.detach(), *torch.autograd.grad((h, c_last), inputs, (grad_h, grad_c_last))
 
 
+def run_torch(gate_logits, state, grad_h, grad_c_last, *marks_and_options):
+    h, c_last, checkpoints = _torch_pooling(gate_logits, state, *marks_and_options)
+    grads = _torch_pooling_backward(grad_h, grad_c_last, gate_logits, state, checkpoints, *marks_and_options)
+    return h, c_last, *grads
+
+
 def assert_agrees(actual, expected, tolerance):
     """Equal up to a tolerance relative to the largest value, and in their dtypes and shapes."""
     for a, e in zip(actual, expected, strict=True):
@@ -352,40 +358,42 @@ def needs_memory(gigabytes):
         pytest.skip(f"needs {gigabytes} GB of GPU memory, {free / 1e9:.0f} are free")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-class TestLarge:
-    @pytest.mark.parametrize(
-        "shape", [(1, 65_537, 96), (1, 1_000_000, 16), (70_000, 3, 8), (2, 300, 1550), (64, 512, 2048)], ids=str
+def on_gpu_or_small(small, *large):
+    """Shapes for a GPU, and one with which the interpreter proves that the test itself works."""
+    on_gpu = [pytest.param("cuda", shape, marks=needs_gpu, id=str(shape)) for shape in large]
+    return pytest.mark.parametrize(
+        ("device", "shape"), [pytest.param("cpu", small, marks=needs_interpreter, id=str(small)), *on_gpu]
     )
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-    def test_against_torch(self, shape, dtype):
-        tensors = draw("ifo", shape, dtype, "cuda")
-        none = (None, None, None, "ifo", "tanh", 0.0)
-        actual = run(*tensors, *none)
-        gate_logits, state, grad_h, grad_c_last = (x.double() for x in tensors)
-        outputs = _torch_pooling(gate_logits, state, *none)
-        expected = *outputs, *_torch_pooling_backward(grad_h, grad_c_last, gate_logits, state, *none)
-        assert_agrees([x.double() for x in actual], expected, TOLERANCES[dtype])
 
-    @pytest.mark.parametrize("shape", [(2, 65_537, 8192), (40_000, 5, 4096)], ids=str)
-    def test_more_elements_than_32_bits_count(self, shape):
+
+@on_gpu_or_small((2, 65, 3), (1, 65_537, 96), (1, 1_000_000, 16), (70_000, 3, 8), (2, 300, 1550), (64, 512, 2048))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_against_torch(device, shape, dtype):
+    tensors = draw("ifo", shape, dtype, device)
+    options = (None, None, None, "ifo", "tanh", 0.0)
+    actual = [x.double() for x in run(*tensors, *options)]
+    assert_agrees(actual, run_torch(*(x.double() for x in tensors), *options), TOLERANCES[dtype])
+
+
+@on_gpu_or_small((2, 5, 16), (2, 65_537, 8192), (40_000, 5, 4096))
+def test_more_elements_than_32_bits_count(device, shape):
+    batch_size, seq_len, hidden_size = shape
+    if device == "cuda":
         needs_memory(40)
-        batch_size, seq_len, hidden_size = shape
-        gate_logits = torch.randn(batch_size, seq_len, 4, hidden_size, device="cuda", dtype=torch.bfloat16)
-        state, grad_c_last = torch.randn(2, batch_size, hidden_size, device="cuda")
-        grad_h = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
-        assert gate_logits.numel() > 2**31
-        none = (None, None, None, "ifo", "tanh", 0.0)
-        actual = run(gate_logits.view(batch_size, seq_len, -1), state, grad_h, grad_c_last, *none)
-        # The corner that lies furthest from the beginning of memory, alone.
-        h, c_last, grad_logits, grad_state = actual
-        corner = gate_logits[-1:, :, :, -8:].reshape(1, seq_len, -1).double(), state[-1:, -8:].double()
-        grads = grad_h[-1:, :, -8:].double(), grad_c_last[-1:, -8:].double()
-        expected = *_torch_pooling(*corner, *none), *_torch_pooling_backward(*grads, *corner, *none)
-        grad_logits = grad_logits.view(batch_size, seq_len, 4, hidden_size)[-1:, :, :, -8:].reshape(1, seq_len, -1)
-        actual = h[-1:, :, -8:], c_last[-1:, -8:], grad_logits, grad_state[-1:, -8:]
-        assert_agrees([x.double() for x in actual], expected, 2e-2)
+        assert batch_size * seq_len * 4 * hidden_size > 2**31
+    gate_logits = torch.randn(batch_size, seq_len, 4, hidden_size, device=device, dtype=torch.bfloat16)
+    state, grad_c_last = torch.randn(2, batch_size, hidden_size, device=device)
+    grad_h = torch.randn(shape, device=device, dtype=torch.bfloat16)
+    options = (None, None, None, "ifo", "tanh", 0.0)
+    h, c_last, grad_logits, grad_state = run(
+        gate_logits.view(batch_size, seq_len, -1), state, grad_h, grad_c_last, *options
+    )
+    # The corner that lies furthest from the beginning of memory, alone.
+    corner = gate_logits[-1:, :, :, -8:].flatten(2), state[-1:, -8:], grad_h[-1:, :, -8:], grad_c_last[-1:, -8:]
+    grad_logits = grad_logits.view(gate_logits.shape)[-1:, :, :, -8:].flatten(2)
+    actual = h[-1:, :, -8:], c_last[-1:, -8:], grad_logits, grad_state[-1:, -8:]
+    expected = run_torch(*(x.double() for x in corner), *options)
+    assert_agrees([x.double() for x in actual], expected, 2e-2)
 
 
 # --- what the compiler makes of the kernels --------------------------------------------------------------------------
