@@ -27,8 +27,10 @@ import logging
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal
@@ -55,6 +57,9 @@ CHECKPOINT_STEPS = 64
 _BLOCK = 128
 # The fewest chain steps that are worth waking another thread for: about 0.1 ms of work.
 _MIN_STEPS_PER_THREAD = 1 << 16
+# Pieces of work that a thread finds on average. They are taken as threads come, for a core may be shared: after a
+# matrix product torch's own threads keep theirs busy for some milliseconds, waiting for the next one.
+_PIECES_PER_THREAD = 4
 
 _STATE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32}
 # What the memory of a tensor is read as: Numba knows no bfloat16, but it is the upper half of a float32.
@@ -469,11 +474,22 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
     addresses = [
         argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments
     ]
-    own, *others = pairwise(n_blocks * thread // n_threads for thread in range(n_threads + 1))
-    running = [_pool(n_threads - 1).submit(kernel, *blocks, *sizes, *addresses) for blocks in others]
-    kernel(*own, *sizes, *addresses)
-    for future in running:
-        future.result()
+    if n_threads == 1:
+        kernel(0, n_blocks, *sizes, *addresses)
+        return
+    n_pieces = min(n_blocks, n_threads * _PIECES_PER_THREAD)
+    pieces = deque(pairwise(n_blocks * piece // n_pieces for piece in range(n_pieces + 1)))
+
+    def work():
+        with suppress(IndexError):  # nothing is left
+            while True:
+                kernel(*pieces.popleft(), *sizes, *addresses)
+
+    helpers = [_pool(n_threads - 1).submit(work) for _ in range(n_threads - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun has nothing to do
+            helper.result()
 
 
 # --- the two operations ----------------------------------------------------------------------------------------------
