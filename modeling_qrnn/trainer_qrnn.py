@@ -1,0 +1,381 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Language modelling as the field does it: truncated backpropagation through time with a carried state.
+
+A text given to `QRNNTrainer` as one tensor of tokens is read as contiguous streams, side by side, window after window;
+the recurrent state goes on from each window to the next (Merity et al. 2018, "Regularizing and Optimizing LSTM
+Language Models"). Any other data set is trained on as `transformers.Trainer` does. Evaluation counts every token once.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from transformers.cache_utils import Cache
+from transformers.trainer_utils import EvalLoopOutput
+
+from .cache_qrnn import load_recurrent_state, save_recurrent_state
+
+
+# The law of the window lengths, from section 5.1 of Merity et al. 2018
+FULL_WINDOWS = 0.95  # of all windows; the others are half as long
+WINDOW_DEVIATION = 5
+SHORTEST_WINDOW = 5
+
+# What does not go with a carried state, and why
+STREAM_SETTINGS = {
+    "gradient_accumulation_steps": (1, "the state goes on from step to step; raise the batch size instead"),
+    "dataloader_num_workers": (0, "each worker would read the whole stream"),
+    "auto_find_batch_size": (False, "the batch size is the number of streams"),
+    "activation_checkpointing": (False, "Transformers drops the state in a layer that it recomputes"),
+    "label_smoothing_factor": (0.0, "the last token of each window would not be learned"),
+    "n_gpu": (1, "the state of a batch cannot be split; start one process per GPU with `accelerate launch`"),
+}
+
+
+@dataclass
+class QRNNTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, and what truncated backpropagation through time adds.
+
+    Args:
+        bptt: tokens of a training window.
+        bptt_jitter: draw the length of each window: about `bptt`, one in twenty about half of it. The learning rate of
+            a step is scaled with the length of its window.
+        eval_window: tokens that evaluation reads at once. The state is carried, so this decides speed and memory only.
+        non_monotone: start to average the weights (NT-ASGD) at the first evaluation that is worse than the best of
+            all but the last so many; `None` for never. Goes with `optim="sgd"`.
+
+    Raises:
+        ValueError: for a window that is too short, or arguments that do not go together.
+
+    Example:
+        >>> QRNNTrainingArguments(bptt=140, optim="sgd", learning_rate=30, non_monotone=5).non_monotone
+        5
+    """
+
+    bptt: int = field(default=70, metadata={"help": "Tokens of a training window."})
+    bptt_jitter: bool = field(
+        default=True, metadata={"help": "Draw the length of each window, and scale its learning rate with it."}
+    )
+    eval_window: int = field(
+        default=1024,
+        metadata={
+            "help": "Tokens that evaluation reads at once; the state is carried, so any number scores the same."
+        },
+    )
+    non_monotone: int | None = field(
+        default=None,
+        metadata={"help": "Average the weights from the first evaluation worse than the best but the last so many."},
+    )
+    # The model is to be saved as one that returns its state.
+    use_cache: bool = field(default=True, metadata={"help": "Whether the model returns its state."})
+    # `shift_labels` is in no signature, and would be removed.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Whether to drop columns by their name."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        shortest = SHORTEST_WINDOW if self.bptt_jitter else 1
+        for name, least in (("bptt", shortest), ("eval_window", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        if self.non_monotone is None:
+            return
+        if self.non_monotone < 1 or self.optim != "sgd" or self.load_best_model_at_end:
+            raise ValueError(
+                "`non_monotone` must be at least 1 and goes with optim='sgd' and without `load_best_model_at_end`, as "
+                f"the average is the result; got {self.non_monotone}, {self.optim!s} and {self.load_best_model_at_end}"
+            )
+
+
+class StreamWindows(IterableDataset):
+    """A text as contiguous streams, side by side, cut into windows.
+
+    The windows come one after another, of each a row for every stream: in batches of `n_streams` rows, or spread over
+    processes that share these rows, a batch holds one window, and row `i` goes on where row `i` of the last batch
+    ended. Each epoch is cut anew, into equally many windows: so the number of steps alone tells the position.
+
+    Args:
+        tokens: `(n_tokens,)` int64. All but the first are targets, once each, except a rest shorter than `n_streams`.
+        n_streams: number of streams.
+        length: tokens of a window; without jitter only the last one of an epoch may be shorter.
+        jitter: draw the lengths: nine in ten and more about `length`, the others about half of it.
+        seed: with the epoch, what decides the draw.
+
+    Raises:
+        ValueError: if `tokens` is no tensor of that kind, or too short.
+
+    Example:
+        >>> windows = StreamWindows(torch.arange(9), n_streams=2, length=3)
+        >>> [row["input_ids"].tolist() for row in windows]
+        [[0, 1, 2], [4, 5, 6], [3], [7]]
+        >>> [row["shift_labels"].tolist() for row in windows]
+        [[1, 2, 3], [5, 6, 7], [4], [8]]
+    """
+
+    def __init__(
+        self, tokens: torch.Tensor, n_streams: int = 1, length: int = 70, jitter: bool = False, seed: int = 0
+    ):
+        if tokens.dim() != 1 or tokens.dtype != torch.int64:
+            raise ValueError(f"`tokens` must be (n_tokens,) int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        self.stream_length = (len(tokens) - 1) // n_streams
+        if self.stream_length < 1:
+            raise ValueError(f"`tokens` must hold more tokens than there are streams ({n_streams}), got {len(tokens)}")
+        n_tokens = n_streams * self.stream_length
+        self.inputs = tokens[:n_tokens].view(n_streams, -1)
+        self.targets = tokens[1 : n_tokens + 1].view(n_streams, -1)
+        self.length, self.jitter, self.seed, self.epoch = length, jitter, seed, 0
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of an epoch."""
+        share = (1 + FULL_WINDOWS) / 2 if self.jitter else 1.0
+        return math.ceil(self.stream_length / (share * self.length))
+
+    def __len__(self) -> int:
+        return self.n_windows * len(self.inputs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose windows come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        ends = self._ends()
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            for inputs, targets in zip(self.inputs[:, start:end], self.targets[:, start:end], strict=True):
+                yield {"input_ids": inputs, "labels": inputs, "shift_labels": targets}
+
+    def _ends(self) -> list[int]:
+        """Where each window of the epoch ends."""
+        if not self.jitter:
+            return [min(end * self.length, self.stream_length) for end in range(1, self.n_windows + 1)]
+        draw = np.random.default_rng([self.seed, self.epoch])
+        centers = np.where(draw.random(self.n_windows) < FULL_WINDOWS, self.length, self.length / 2)
+        lengths = np.maximum(draw.normal(centers, WINDOW_DEVIATION), SHORTEST_WINDOW)
+        # So many windows are drawn that they fill the stream on average; a stretch by a per cent or so makes it exact.
+        return np.rint(lengths.cumsum() * (self.stream_length / lengths.sum())).astype(int).tolist()
+
+
+class WindowLearningRate(TrainerCallback):
+    """Scale the learning rate of each step with the length of its window, for the loss is a mean over its tokens."""
+
+    def __init__(self, trainer: "QRNNTrainer"):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs):
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] *= self.trainer.window_length / args.bptt
+            for parameter in group["params"]:
+                if "eta" in optimizer.state.get(parameter, {}):  # ASGD would take the learning rate of the step before
+                    optimizer.state[parameter]["eta"].fill_(group["lr"])
+
+    def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+
+
+class QRNNTrainer(Trainer):
+    """`transformers.Trainer` for language models, with truncated backpropagation through time.
+
+    Args:
+        model: a causal language model whose `past_key_values` hold the state of a QRNN.
+        args: `QRNNTrainingArguments`.
+        train_dataset: a tensor `(n_tokens,)` int64 is one long text. `per_device_train_batch_size` streams of it (on
+            each device) are read side by side, the state is carried from window to window, and an epoch begins with
+            a zero state. Anything else is what it is to `Trainer`.
+        eval_dataset: a tensor `(n_tokens,)` int64 is read from its beginning to its end with the state carried, and
+            all tokens but the first count. Of anything else the rows are scored each from a zero state. Every process
+            scores all of it. The metrics are `loss` in nats per token, `perplexity` and `tokens`.
+        kwargs: as in `Trainer`.
+
+    Raises:
+        ValueError: for arguments that do not go with a carried state.
+
+    Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
+    that was never interrupted.
+
+    Example:
+        >>> import tempfile
+        >>> from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+        >>> model, text = QRNNForCausalLM(QRNNConfig(vocab_size=10, hidden_size=8)), torch.arange(1000) % 10
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     args = QRNNTrainingArguments(folder, max_steps=2, use_cpu=True, disable_tqdm=True, save_strategy="no")
+        ...     trainer = QRNNTrainer(model, args, train_dataset=text, eval_dataset=text)
+        ...     trainer.train().global_step, trainer.evaluate()["eval_tokens"]  # doctest: +ELLIPSIS
+        {'train_runtime': ...
+        (2, 999)
+    """
+
+    def __init__(self, model, args: QRNNTrainingArguments, train_dataset=None, eval_dataset=None, **kwargs):
+        self.reads_streams = isinstance(train_dataset, torch.Tensor)
+        if self.reads_streams:
+            check_stream_settings(args)
+            n_streams = args.per_device_train_batch_size * args.world_size
+            train_dataset = StreamWindows(train_dataset, n_streams, args.bptt, args.bptt_jitter, args.seed)
+            kwargs["data_collator"] = default_data_collator
+        if args.non_monotone is not None:
+            # Until `t0` this is plain SGD, and the average is a copy of the weights.
+            asgd = {"lr": args.learning_rate, "lambd": 0.0, "t0": math.inf}
+            kwargs["optimizer_cls_and_kwargs"] = (torch.optim.ASGD, asgd)
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.carried_state: Cache | None = None
+        self.window_length = args.bptt
+        self.add_callback(WindowLearningRate(self))
+
+    def train(self, *args, **kwargs):
+        """Train as `Trainer` does; the weights at the end are the average, if there is one."""
+        output = super().train(*args, **kwargs)
+        with torch.no_grad():
+            for parameter, average in self._averages():
+                parameter.copy_(average)
+        return output
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        if self.reads_streams:
+            self.window_length = inputs["input_ids"].shape[1]
+            if self.state.global_step % self.train_dataset.n_windows == 0:
+                self.carried_state = None
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
+        if not self.reads_streams:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = {**inputs, "past_key_values": self.carried_state, "use_cache": True}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.carried_state = outputs.past_key_values
+        return (loss, outputs) if return_outputs else loss
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """The rows of a data set, or the windows of a text; neither is split over processes, nor draws from training's
+        random numbers, so that evaluating more often changes nothing.
+        """
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
+        if isinstance(eval_dataset, torch.Tensor):
+            eval_dataset = StreamWindows(eval_dataset, length=self.args.eval_window)
+            options = {"batch_size": 1, "collate_fn": default_data_collator}
+        else:
+            options = {"batch_size": self.args.eval_batch_size, "collate_fn": self.data_collator}
+        return DataLoader(eval_dataset, generator=torch.Generator(), **options)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate as `Trainer` does, with the averaged weights if there are any; see the class for the metrics."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train and self.args.non_monotone is not None and self._has_stopped_improving():
+            self._start_averaging()
+        return metrics
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        carries = isinstance(dataloader.dataset, StreamWindows)
+        nats, n_tokens, state = 0.0, 0, None
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        with self._averaged_weights(), self.accelerator.autocast():
+            for batch in dataloader:
+                targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
+                inputs = {**self._prepare_inputs(batch), "past_key_values": state, "use_cache": carries}
+                outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
+                state = outputs.past_key_values if carries else None
+                nats, n_tokens = nats + outputs.loss.item(), n_tokens + int((targets != -100).sum())
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        metrics = {
+            "loss": nats / n_tokens,
+            "perplexity": torch.tensor(nats / n_tokens, dtype=torch.float64).exp().item(),
+            "tokens": n_tokens,
+        }
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=n_tokens)
+
+    def _has_stopped_improving(self) -> bool:
+        """The rule of NT-ASGD, over the log: it is a part of each checkpoint."""
+        losses = [entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry]
+        return losses[-1] > min(losses[: -self.args.non_monotone - 1], default=math.inf)
+
+    def _start_averaging(self) -> None:
+        for group in self.optimizer.param_groups:
+            if math.isinf(group["t0"]):
+                group["t0"] = int(self.optimizer.state[group["params"][0]]["step"])
+
+    def _averages(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+        """Each parameter and its average, once averaging has begun."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        averaged = [group for group in groups if math.isfinite(group.get("t0", math.inf))]
+        return [(p, self.optimizer.state[p]["ax"]) for group in averaged for p in group["params"]]
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The averaged weights for a while, if there are any."""
+        own = [(parameter, parameter.detach().clone()) for parameter, _ in self._averages()]
+        for parameter, average in self._averages():
+            parameter.copy_(average)
+        try:
+            yield
+        finally:
+            for parameter, values in own:
+                parameter.copy_(values)
+
+    # The carried state is saved and restored where Trainer does so with the random numbers: in every process, and in
+    # the only place where both are those of the step to come.
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.carried_state is not None:
+            save_recurrent_state(self.carried_state, self._state_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if self.reads_streams and checkpoint is not None:
+            file, config = self._state_file(checkpoint), self.accelerator.unwrap_model(self.model).config
+            self.carried_state = load_recurrent_state(file, config, self.args.device)
+
+    def _state_file(self, folder: str) -> str:
+        return os.path.join(folder, f"recurrent_state_{self.args.process_index}.safetensors")
+
+
+def check_stream_settings(args: QRNNTrainingArguments) -> None:
+    """Refuse what does not go with a carried state.
+
+    Args:
+        args: the arguments of a trainer that reads a stream of tokens.
+
+    Raises:
+        ValueError: for the first argument that does not.
+
+    Example:
+        >>> check_stream_settings(QRNNTrainingArguments(use_cpu=True))
+    """
+    for name, (allowed, reason) in STREAM_SETTINGS.items():
+        if getattr(args, name) not in (allowed, 0):
+            raise ValueError(
+                f"`{name}` must be {allowed} when the state is carried along a stream of tokens, "
+                f"got {getattr(args, name)}: {reason}"
+            )
+
+
+__all__ = ["QRNNTrainer", "QRNNTrainingArguments", "StreamWindows"]
