@@ -230,7 +230,6 @@ class QRNNTrainer(Trainer):
             check_stream_settings(args)
             n_streams = args.per_device_train_batch_size * args.world_size
             train_dataset = StreamWindows(train_dataset, n_streams, args.bptt, args.bptt_jitter, args.seed)
-            kwargs["data_collator"] = default_data_collator
         if args.non_monotone is not None:
             # Until `t0` this is plain SGD, and the average is a copy of the weights.
             asgd = {"lr": args.learning_rate, "lambd": 0.0, "t0": math.inf}
@@ -262,6 +261,13 @@ class QRNNTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.carried_state = outputs.past_key_values
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`; the windows of a text are batched as they come, whatever `data_collator` does to rows."""
+        if not self.reads_streams:
+            return super().get_train_dataloader()
+        options = {"batch_size": self.args.train_batch_size, "pin_memory": self.args.dataloader_pin_memory}
+        return self.accelerator.prepare(DataLoader(self.train_dataset, collate_fn=default_data_collator, **options))
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """The rows of a data set, or the windows of a text; neither is split over processes, nor draws from training's

@@ -27,10 +27,8 @@ import itertools
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -39,30 +37,26 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import datasets
-import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
-from matplotlib.figure import Figure
 from nltk.lm import AbsoluteDiscountingInterpolated, Vocabulary
 from nltk.util import everygrams
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     DataCollatorForLanguageModeling,
     EvalPrediction,
     HfArgumentParser,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
-    pipeline,
     set_seed,
 )
 
+from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
+from language_modeling import BEGIN, END, PAD, bits, byte_level_bpe, describe_device, plot_loss, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 
 
@@ -71,7 +65,6 @@ MODEL_CONFIG = ROOT / "configuration/models/quickstart.json"
 TRAINING_CONFIG = ROOT / "configuration/training/quickstart.yaml"
 MODEL_CARD = ROOT / "model_card.md"
 
-BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 BLOCK_CHARACTERS = 4_000  # a page or two: context enough to be worth modelling, and many blocks to sample from
 HOLD_OUT_EVERY = 10
 REPEATED_WORDS = 8  # so many words in a row seldom occur twice by chance
@@ -131,34 +124,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--prompt", metavar="TEXT", help="what the sample continues (default: the first words of the held-out text)"
     )
     return parser.parse_args(argv)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, without the usage text in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
-
-
-def positive_int(value: str) -> int:
-    if not value.isdecimal() or int(value) == 0:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above zero")
-    return int(value)
-
-
-def existing_file(value: str) -> Path:
-    if not Path(value).is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {value!r}")
-    return Path(value)
-
-
-@contextmanager
-def one_line_error(subject: object, *exceptions: type[Exception]) -> Iterator[None]:
-    """What a user can get wrong ends the program with one line, not with a traceback."""
-    try:
-        yield
-    except exceptions as error:
-        sys.exit(f"quickstart.py: error: {subject}: {' '.join(str(error).split())}")
 
 
 def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments, dict]:
@@ -231,40 +196,13 @@ def split_text(text: str) -> tuple[list[str], list[str]]:
     """Training and held-out blocks: of ten blocks in a row the last is held out, whatever the seed."""
     blocks = list(cut_into_blocks("\n\n".join(drop_repeats(text.split("\n\n")))))
     if len(blocks) < HOLD_OUT_EVERY:
-        sys.exit(
-            f"quickstart.py: error: too little text: {sum(map(len, blocks)):,} characters without repetitions, "
+        stop(
+            f"too little text: {sum(map(len, blocks)):,} characters without repetitions, "
             f"of which at least {HOLD_OUT_EVERY * BLOCK_CHARACTERS:,} are needed"
         )
     held_out = blocks[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
     del blocks[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
     return blocks, held_out
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text can be written in it, and read back byte for byte."""
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[PAD, BEGIN, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    # A prompt starts as every block in training does.
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=BEGIN,
-        eos_token=END,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
 
 
 def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
@@ -276,10 +214,6 @@ def pack(documents: list[list[int]], block_length: int) -> list[list[int]]:
     """All tokens end to end, in sequences of one length; the rest that does not fill one is left out."""
     tokens = list(itertools.chain.from_iterable(documents))
     return [tokens[i : i + block_length] for i in range(0, len(tokens) - block_length + 1, block_length)]
-
-
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    return nats / math.log(2) / n_bytes
 
 
 def count_bytes(texts: list[str]) -> int:
@@ -307,7 +241,7 @@ def measure_baselines(
 ) -> dict[str, float]:
     documents, held_out = ([tokenizer.convert_ids_to_tokens(ids) for ids in part] for part in (documents, held_out))
     return {
-        name: bits_per_byte(ngram_nats(documents, held_out, tokenizer.get_vocab(), order), n_bytes)
+        name: bits(ngram_nats(documents, held_out, tokenizer.get_vocab(), order), n_bytes)
         for name, order in (("trigram", 3), ("unigram", 1))
     }
 
@@ -320,52 +254,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def held_out_metrics(prediction: EvalPrediction, n_bytes: int) -> dict[str, float]:
     """Every token but the begin marks counts: those of the text, and the end marks."""
     is_token = prediction.label_ids[:, 1:] != -100
-    return {"bits_per_byte": bits_per_byte(float(prediction.predictions[is_token].sum(dtype="float64")), n_bytes)}
-
-
-def plot_loss(history: list[dict], bits_per_nat: float, baselines: dict[str, float], path: Path) -> None:
-    """Training and held-out loss over the steps, in the unit of the baselines."""
-    trained = [entry for entry in history if "loss" in entry]
-    measured = [entry for entry in history if "eval_bits_per_byte" in entry]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(
-        [entry["step"] for entry in trained],
-        [entry["loss"] * bits_per_nat for entry in trained],
-        color="tab:blue",
-        label="training (with dropout)",
-    )
-    axes.plot(
-        [entry["step"] for entry in measured],
-        [entry["eval_bits_per_byte"] for entry in measured],
-        color="tab:orange",
-        marker="o",
-        markersize=4,
-        label=f"held out: {measured[-1]['eval_bits_per_byte']:.2f}",
-    )
-    for (name, value), linestyle in zip(baselines.items(), ("--", ":"), strict=True):
-        axes.axhline(value, color="dimgray", linestyle=linestyle, label=f"held out, {name}: {value:.2f}")
-    axes.set(xlabel="step", ylabel="bits per byte", title="Loss of the QRNN language model")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(edgecolor="none", framealpha=0.9)
-    figure.savefig(path, dpi=150)
-
-
-def write_sample(folder: Path, prompt: str, seed: int) -> str:
-    """Load the saved model as anyone would, and let it continue the prompt."""
-    generator = pipeline(
-        "text-generation",
-        model=AutoModelForCausalLM.from_pretrained(folder),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-    )
-    set_seed(seed)
-    (output,) = generator(prompt, max_new_tokens=120, do_sample=True, temperature=0.8, top_p=0.95)
-    return output["generated_text"]
-
-
-def describe_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"bits_per_byte": bits(float(prediction.predictions[is_token].sum(dtype="float64")), n_bytes)}
 
 
 def write_card(run: dict, dataset: str | None, path: Path) -> None:
@@ -414,12 +303,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Text: {source}")
     print(f"      {train_bytes:,} bytes to train on, {held_out_bytes:,} bytes held out (one block in ten)")
 
-    tokenizer = train_tokenizer(train_texts, config.vocab_size)
+    tokenizer = byte_level_bpe(train_texts, config.vocab_size)
     train_documents, held_out_documents = encode(train_texts, tokenizer), encode(held_out_texts, tokenizer)
     train_tokens = sum(map(len, train_documents))
     sequences = pack(train_documents, args.block_length)
     if not sequences:
-        sys.exit(f"quickstart.py: error: --block-length {args.block_length} is more than all {train_tokens:,} tokens")
+        stop(f"--block-length {args.block_length} is more than all {train_tokens:,} tokens")
     print(f"Tokenizer: {len(tokenizer):,} tokens, {train_bytes / train_tokens:.2f} bytes per token")
 
     baselines = measure_baselines(train_documents, held_out_documents, tokenizer, held_out_bytes)
@@ -447,8 +336,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     prompt = args.prompt or " ".join(held_out_texts[0].split()[:8])
     sample = write_sample(args.output_dir, prompt, training_args.seed)
-    bits_per_nat = bits_per_byte(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
-    plot_loss(trainer.state.log_history, bits_per_nat, baselines, args.output_dir / "loss_curve.png")
+    bits_per_nat = bits(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
+    history = trainer.state.log_history
+    plot_loss(
+        [(entry["step"], entry["loss"] * bits_per_nat) for entry in history if "loss" in entry],
+        [(entry["step"], entry["eval_bits_per_byte"]) for entry in history if "eval_bits_per_byte" in entry],
+        "bits per byte",
+        args.output_dir / "loss_curve.png",
+        baselines,
+    )
     run = {
         "name": args.output_dir.resolve().name,
         "source": source,

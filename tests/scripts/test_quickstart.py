@@ -207,7 +207,7 @@ def test_blocks_hold_the_whole_text(quickstart, separator):
 
 
 def test_tokenizer_gives_back_any_text(quickstart):
-    tokenizer = quickstart.train_tokenizer([make_text(10)], 300)
+    tokenizer = quickstart.byte_level_bpe([make_text(10)], 300)
     text = "Ünïcode \t 漢字 🙂\r\n  indented"
     ids = tokenizer(text)["input_ids"]
     assert ids[0] == tokenizer.bos_token_id

@@ -1,0 +1,53 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the programs share at the command line: a mistake is answered with one line."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are one line, without the usage text in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def positive_int(value: str) -> int:
+    if not value.isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above zero")
+    return int(value)
+
+
+def existing_file(value: str) -> Path:
+    if not Path(value).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {value!r}")
+    return Path(value)
+
+
+def stop(message: object) -> None:
+    """End the program with one line."""
+    sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}")
+
+
+@contextmanager
+def one_line_error(subject: object, *exceptions: type[Exception]) -> Iterator[None]:
+    """What a user can get wrong ends the program with one line, not with a traceback."""
+    try:
+        yield
+    except exceptions as error:
+        stop(f"{subject}: {error}")
