@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.cache_utils import Cache
@@ -60,6 +61,9 @@ class QRNNTrainingArguments(TrainingArguments):
         bptt_jitter: draw the length of each window: about `bptt`, one in twenty about half of it. The learning rate of
             a step is scaled with the length of its window.
         eval_window: tokens that evaluation reads at once. The state is carried, so this decides speed and memory only.
+        epoch_decay: what the learning rate is multiplied with after each epoch of a text, once `constant_epochs` are
+            over (Zaremba et al. 2014); in place of `lr_scheduler_type` if it is not 1.
+        constant_epochs: epochs before that.
         non_monotone: start to average the weights (NT-ASGD) at the first evaluation that is worse than the best of
             all but the last so many; `None` for never. Goes with `optim="sgd"`.
 
@@ -81,6 +85,11 @@ class QRNNTrainingArguments(TrainingArguments):
             "help": "Tokens that evaluation reads at once; the state is carried, so any number scores the same."
         },
     )
+    epoch_decay: float = field(
+        default=1.0,
+        metadata={"help": "Multiply the learning rate with this after each epoch beyond the constant ones."},
+    )
+    constant_epochs: int = field(default=1, metadata={"help": "Epochs before --epoch-decay begins."})
     non_monotone: int | None = field(
         default=None,
         metadata={"help": "Average the weights from the first evaluation worse than the best but the last so many."},
@@ -261,6 +270,19 @@ class QRNNTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.carried_state = outputs.past_key_values
         return (loss, outputs) if return_outputs else loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `Trainer`, or the schedule of `epoch_decay`."""
+        if self.args.epoch_decay == 1 or not self.reads_streams:
+            return super().create_scheduler(num_training_steps, optimizer)
+
+        def decay(step: int) -> float:
+            epochs = step // self.train_dataset.n_windows + 1
+            return self.args.epoch_decay ** max(0, epochs - self.args.constant_epochs)
+
+        self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, decay)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; the windows of a text are batched as they come, whatever `data_collator` does to rows."""

@@ -127,6 +127,7 @@ class RecipeParser(OneLineParser, HfArgumentParser):
     def __init__(self):
         super().__init__(
             (DataArguments, ModelArguments, QRNNTrainingArguments),
+            usage="%(prog)s RECIPE [--option value ...]",
             description=__doc__,
             epilog="All other fields of transformers.TrainingArguments are options, too.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -462,6 +463,12 @@ def describe_source(data: DataArguments) -> str:
     return ", ".join(f"`{Path(path).name}`" for path in files if path is not None)
 
 
+def describe_config(config: QRNNConfig) -> str:
+    """The model's own settings, without what Transformers adds when it saves a model."""
+    own = {name: value for name, value in config.to_dict().items() if hasattr(QRNNConfig(), name)}
+    return json.dumps({name: own[name] for name in sorted(own) if name in QRNNConfig.__annotations__}, indent=2)
+
+
 def publish(
     trainer: QRNNTrainer,
     data: DataArguments,
@@ -484,7 +491,7 @@ def publish(
         "epochs": trainer.state.epoch,
         "device": describe_device(training.device),
         "versions": f"PyTorch {torch.__version__}, Transformers {transformers.__version__}",
-        "model_settings": json.dumps(trainer.model.config.to_diff_dict(), indent=2, sort_keys=True),
+        "model_settings": describe_config(trainer.model.config),
         "training_settings": yaml.safe_dump(settings, sort_keys=True).strip(),
         "sample": write_sample(folder, prompt, training.seed, max_new_tokens=200),
     }

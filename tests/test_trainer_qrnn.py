@@ -189,6 +189,14 @@ def test_learning_rate_is_scaled_for_the_step_alone(make_trainer):
     assert {entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry} == {0.5}
 
 
+def test_learning_rate_decays_from_epoch_to_epoch(make_trainer):
+    trainer = make_trainer(make_model(), num_train_epochs=4, epoch_decay=0.5, constant_epochs=2)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    n_windows = trainer.train_dataset.n_windows
+    assert rates == [rate for rate in (0.5, 0.5, 0.25, 0.125) for _ in range(n_windows)]
+
+
 def test_the_state_lets_it_learn_what_a_window_cannot_hold(make_trainer):
     """Two texts, each one token for ever, told apart only by their first token."""
     text = torch.cat([torch.tensor([1]), torch.full((300,), 0), torch.tensor([2]), torch.full((300,), 3)])
@@ -201,7 +209,7 @@ SETTINGS = {
     "adamw": {"optim": "adamw_torch", "learning_rate": 1e-2},
     "bf16": {"bf16": True},
     "averaging": {"non_monotone": 1, "learning_rate": 5.0, "eval_strategy": "steps", "eval_steps": 2},
-    "no-jitter": {"bptt_jitter": False},
+    "no-jitter": {"bptt_jitter": False, "epoch_decay": 0.5},
 }
 
 
