@@ -114,7 +114,9 @@ class ModelArguments:
     model_config: str = field(
         default="qrnn-small", metadata={"help": "A file of configuration/models, without .json; or a path."}
     )
-    model_overrides: str = field(default="", metadata={"help": "Changes to it: `hidden_size=512,zoneout=0.1`."})
+    model_overrides: str = field(
+        default="{}", metadata={"help": "Changes to it, as YAML: `{hidden_size: 512, zoneout: 0.1}`."}
+    )
     architecture: Literal["qrnn", "lstm"] = field(
         default="qrnn",
         metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
@@ -312,17 +314,26 @@ def make_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -
         path = ROOT / f"configuration/models/{model_args.model_config}.json"
     if not path.is_file():
         stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
-    with one_line_error(
-        f"{path.name} {model_args.model_overrides}", OSError, ValueError, TypeError, StrictDataclassError
-    ):
-        config = QRNNConfig.from_pretrained(path)
-        if model_args.model_overrides:
-            config.update_from_string(model_args.model_overrides)
+    mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
+    with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
+        config = QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **overrides_of(model_args)})
         config.vocab_size = len(tokenizer)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(config, name, getattr(tokenizer, name))
         model = QRNNForCausalLM(config)
         return model if model_args.architecture == "qrnn" else equal_lstm(config, model.num_parameters())
+
+
+def overrides_of(model_args: ModelArguments) -> dict[str, Any]:
+    """The changes to the model configuration; a recipe may also hold them as a mapping."""
+    overrides = model_args.model_overrides
+    overrides = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    if not isinstance(overrides, dict):
+        raise ValueError("the changes must read `{name: value, ...}`")
+    unknown = sorted(set(overrides) - set(QRNNConfig.__annotations__))
+    if unknown:
+        raise ValueError(f"unknown fields: {', '.join(unknown)}")
+    return overrides
 
 
 def equal_lstm(config: QRNNConfig, n_parameters: int) -> LSTMForCausalLM:
@@ -465,8 +476,8 @@ def describe_source(data: DataArguments) -> str:
 
 def describe_config(config: QRNNConfig) -> str:
     """The model's own settings, without what Transformers adds when it saves a model."""
-    own = {name: value for name, value in config.to_dict().items() if hasattr(QRNNConfig(), name)}
-    return json.dumps({name: own[name] for name in sorted(own) if name in QRNNConfig.__annotations__}, indent=2)
+    values = config.to_dict()
+    return json.dumps({name: values[name] for name in QRNNConfig.__annotations__ if name in values}, indent=2)
 
 
 def publish(

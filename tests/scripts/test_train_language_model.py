@@ -1,0 +1,312 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""scripts/train_language_model.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
+
+import gzip
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from matplotlib.image import imread
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import train_language_model
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from train_language_model import DataArguments, LSTMConfig, LSTMForCausalLM, equal_lstm, read_documents
+
+
+ROOT = Path(__file__).parents[2]
+LINES = [f"{first} likes {second} and {third} ." for first in "abcde" for second in "fghij" for third in "klmno"]
+RECIPE = {
+    "tokenizer": "character",
+    "validation_share": 0.2,
+    "model_config": "qrnn-tiny",
+    "model_overrides": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2},
+    "per_device_train_batch_size": 4,
+    "bptt": 16,
+    "max_steps": 12,
+    "learning_rate": 0.01,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "save_steps": 4,
+    "logging_steps": 2,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run(*options, **recipe)`: the program in a folder with a text; its scores and its output folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("\n".join(LINES))
+
+    def run(*options: str, output: str = "output", **recipe):
+        Path("recipe.yaml").write_text(yaml.safe_dump({"train_file": "text.txt", **RECIPE, **recipe}))
+        train_language_model.main(["recipe.yaml", "--output-dir", output, *options])
+        return json.loads(Path(output, "scores.json").read_text()), Path(output)
+
+    return run
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+# What it writes
+
+
+def test_saved_model_gives_the_reported_score(run):
+    scores, folder = run("--zero-state-window", "10")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = Path("text.txt").read_text()
+    held_out = text[int(len(text) * 0.8) :]
+    ids = tokenizer(held_out, return_tensors="pt").input_ids
+    assert tokenizer.decode(ids[0]) == held_out
+
+    def nats(ids: torch.Tensor) -> float:
+        with torch.no_grad():
+            log_probs = model(ids).logits[:, :-1].double().log_softmax(-1)
+        return -log_probs.gather(2, ids[:, 1:, None]).sum().item()
+
+    score = scores["validation"]
+    assert score["tokens"] == len(held_out) - 1
+    assert score["loss"] == pytest.approx(nats(ids) / score["tokens"], rel=1e-5)
+    assert score["perplexity"] == pytest.approx(math.exp(score["loss"]))
+    assert score["bits_per_character"] == score["bits_per_byte"] == pytest.approx(score["loss"] / math.log(2))
+    windows = [window for window in ids.split(10, dim=1) if window.shape[1] > 1]
+    n_tokens = sum(window.shape[1] - 1 for window in windows)
+    assert score["loss_of_windows"] == pytest.approx(sum(map(nats, windows)) / n_tokens, rel=1e-5)
+
+
+def test_card_and_curve(run, capsys):
+    scores, folder = run()
+    card = ModelCard.load(folder / "README.md")
+    (result,) = card.data.eval_results
+    assert result.metric_value == pytest.approx(scores["validation"]["perplexity"], abs=1e-3)
+    assert "{{" not in card.text and "{%" not in card.text
+    assert f"| validation | {result.metric_value:.2f} |" in card.text
+    assert "max_steps: 12" in card.text and "`text.txt`" in card.text
+    pixels = imread(folder / "loss_curve.png")[..., :3]
+    assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
+    assert f"perplexity {scores['validation']['perplexity']:.4f}" in capsys.readouterr().out
+
+
+def test_options_override_the_recipe(run):
+    _, folder = run("--max-steps", "3", "--model-overrides", "{hidden_size: 8, num_hidden_layers: 1}")
+    assert json.loads((folder / "checkpoint-3/trainer_state.json").read_text())["global_step"] == 3
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 8
+
+
+@pytest.mark.parametrize("layout", ["streams", "packed", "documents"])
+def test_layouts_learn(layout, run):
+    scores, _ = run(layout=layout, tokenizer="word", max_steps=60, eval_strategy="no", save_strategy="no")
+    assert scores["validation"]["perplexity"] < 12  # of 22 words
+
+
+def test_words_count_as_in_the_penn_treebank(run):
+    """Each line ends with a token of its own; the vocabulary may come from all splits."""
+    Path("other.txt").write_text(" brand new words \n")
+    files = {"tokenizer": "word", "validation_share": 0.0, "validation_file": "other.txt", "max_steps": 1}
+    scores, folder = run(**files)
+    assert scores["validation"]["tokens"] == 4 - 1
+    assert "bits_per_character" not in scores["validation"]
+    assert len(AutoTokenizer.from_pretrained(folder)) == 15 + 3 + 2
+    _, folder = run(**files, vocabulary_from="all", output="all")
+    assert len(AutoTokenizer.from_pretrained(folder)) == 15 + 3 + 2 + 3
+
+
+def test_pretrained_tokenizer(run):
+    _, folder = run(tokenizer="bpe", vocab_size=300, max_steps=1)
+    scores, _ = run(tokenizer=str(folder), max_steps=1, output="second")
+    assert scores["validation"]["bits_per_byte"] > 0
+
+
+# Going on
+
+
+def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+    settings = {"max_steps": 40, "save_steps": 1, "eval_steps": 10, "save_total_limit": 3}
+    _, folder = run(output="whole", **settings)
+    command = [sys.executable, ROOT / "scripts/train_language_model.py", "recipe.yaml", "--output-dir", "killed"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not Path("killed/checkpoint-5").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    # What a kill leaves in the worst case: the newest checkpoint without its last file, or with half of it
+    Path("killed/checkpoint-38").mkdir()
+    Path("killed/checkpoint-39").mkdir()
+    Path("killed/checkpoint-39/trainer_state.json").write_text('{"global_step": 3')
+    run(output="killed", **settings)
+    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
+    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+
+
+def test_finished_run_is_not_trained_further(run):
+    scores, folder = run()
+    weights = weights_in(folder)
+    assert run()[0] == scores
+    torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
+
+
+def test_other_settings_need_another_folder(run):
+    run()
+    with pytest.raises(SystemExit, match=r"output holds a run with other settings \(learning_rate\)"):
+        run("--learning-rate", "0.5")
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_table_files(name, tmp_path):
+    frame, path = pd.DataFrame({"line": LINES}), tmp_path / name
+    if "csv" in name:
+        frame.to_csv(path, index=False)
+    elif "jsonl" in name:
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    data = DataArguments(train_file=str(path), validation_share=0.2, text_column="line")
+    documents = read_documents(data)
+    assert documents["train"] + documents["validation"] == LINES
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "character", "bpe"])
+def test_text_files(tokenizer, tmp_path):
+    """Of words a line is a document; for the others the line breaks are text."""
+    path = tmp_path / "text.txt.gz"
+    path.write_bytes(gzip.compress("\n".join(LINES).encode()))
+    data = DataArguments(train_file=str(path), validation_file=str(path), tokenizer=tokenizer)
+    assert read_documents(data)["train"] == (LINES if tokenizer == "word" else ["\n".join(LINES)])
+
+
+MISTAKES = {
+    "no recipe": (["none.yaml"], "there is no file 'none.yaml'"),
+    "recipe of no settings": (["text.txt"], "not a list of `name: value`"),
+    "unknown key": (["unknown.yaml"], "unknown.yaml: unknown keys: learning_rte"),
+    "unknown option": (["recipe.yaml", "--learning-rte", "1"], "unrecognized arguments: --learning-rte"),
+    "wrong value": (["wrong.yaml"], "argument --max_steps/--max-steps: invalid int value: 'many'"),
+    "arguments that do not fit": (["recipe.yaml", "--non-monotone", "3"], "`non_monotone` must be"),
+    "accumulation": (["recipe.yaml", "--gradient-accumulation-steps", "2"], "`gradient_accumulation_steps` must be 1"),
+    "no data": (["bare.yaml"], "give either --train-file or --dataset"),
+    "no file": (["bare.yaml", "--train-file", "none.txt"], "there is no file 'none.txt'"),
+    "unknown kind of file": (["bare.yaml", "--train-file", "text.doc"], "text.doc: the name must end in .txt"),
+    "no column": (
+        ["bare.yaml", "--train-file", "rows.csv"],
+        "rows.csv: there is no column 'text'; the columns are a",
+    ),
+    "no text": (["bare.yaml", "--train-file", "holes.jsonl"], "holes.jsonl: row 2: column 'text' holds None"),
+    "not UTF-8": (["bare.yaml", "--train-file", "binary.txt"], "binary.txt: 'utf-8' codec can't decode"),
+    "empty split": (["bare.yaml", "--train-file", "empty.txt"], "the train split is empty"),
+    "no validation": (["bare.yaml", "--train-file", "text.txt"], "the validation split is empty"),
+    "short text": (["recipe.yaml", "--per-device-train-batch-size", "9999"], "more tokens than there are streams"),
+    "no model": (["recipe.yaml", "--model-config", "huge"], "--model-config huge: there is neither"),
+    "wrong model": (["recipe.yaml", "--model-overrides", "{zoneout: 2.0}"], "zoneout"),
+    "unknown model field": (["recipe.yaml", "--model-overrides", "{zone: 2.0}"], "unknown fields: zone"),
+    "output is a file": (["recipe.yaml", "--output-dir", "text.txt"], "--output-dir text.txt"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.txt", "text.doc"):
+        Path(name).write_text("\n".join(LINES))
+    Path("empty.txt").touch()
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    Path("holes.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+    bare = {**RECIPE, "validation_share": 0.0}
+    recipes = {
+        "recipe": {**RECIPE, "train_file": "text.txt"},
+        "bare": bare,
+        "unknown": {**RECIPE, "learning_rte": 1},
+        "wrong": {**RECIPE, "max_steps": "many"},
+    }
+    for name, recipe in recipes.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    options, message = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as stopped:
+        train_language_model.main(options)
+    line = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err.rstrip("\n")
+    assert message in line
+    assert "\n" not in line
+    assert stopped.value.code != 0
+
+
+# The LSTM beside it
+
+
+CONFIG = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"embedding_size": 24, "tie_word_embeddings": True},
+        {"connection": "dense"},
+        {"connection": "residual", "intermediate_size": 128, "pooling": "ifo", "tie_word_embeddings": True},
+    ],
+    ids=["plain", "tied", "dense", "residual"],
+)
+def test_lstm_is_of_equal_size_and_carries_its_state(config, redraw):
+    config = QRNNConfig(**CONFIG, **config)
+    n_parameters = QRNNForCausalLM(config).num_parameters()
+    model = equal_lstm(config, n_parameters)
+    assert 0.96 < model.num_parameters() / n_parameters <= 1
+    redraw(model, std=0.2)
+    ids = torch.randint(30, (2, 9))
+    first = model(ids[:, :4], use_cache=True)
+    second = model(ids[:, 4:], past_key_values=first.past_key_values)
+    whole = model(ids).logits
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole, rtol=1e-5, atol=1e-5)
+    assert (model(ids[:, 4:]).logits - whole[:, 4:]).abs().max() > 1e-2
+
+
+def test_lstm_layer_is_an_lstm(redraw):
+    layer = redraw(train_language_model.LSTMLayer(3, 5, weight_dropout=0.5))
+    x = torch.randn(2, 7, 3)
+    torch.testing.assert_close(layer(x)[0], layer.lstm(x.transpose(0, 1))[0].transpose(0, 1))
+    assert not torch.equal(layer.train()(x)[0], layer(x)[0])
+    layer(x)[0].sum().backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
+def test_lstm_goes_on_after_a_kill(run):
+    _, folder = run(architecture="lstm", output="whole")
+    expected = weights_in(folder)
+    Path("whole/checkpoint-12/trainer_state.json").unlink()
+    Path("whole/checkpoint-8/trainer_state.json").unlink()
+    run(architecture="lstm", output="whole")
+    torch.testing.assert_close(weights_in(folder), expected, rtol=0, atol=0)
+    assert not (folder / "modeling_qrnn.py").exists()
+
+
+def test_lstm_config_survives_a_file(tmp_path):
+    config = LSTMConfig(**CONFIG)
+    LSTMForCausalLM(config).save_pretrained(tmp_path)
+    assert LSTMConfig.from_pretrained(tmp_path).state_widths == config.state_widths == [(64, 1, 64)] * 3
