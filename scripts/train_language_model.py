@@ -75,8 +75,9 @@ COMMON_ARGUMENTS = {
 class DataArguments:
     _argument_group_name = "data"
 
-    dataset: str | None = field(default=None, metadata={"help": "A dataset on the Hub, or a folder: its splits train, "
-                                                        "validation and test."})  # fmt: skip
+    dataset: str | None = field(
+        default=None, metadata={"help": "A dataset on the Hub, or a folder: its splits train, validation and test."}
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of --dataset."})
     train_file: str | None = field(
         default=None, metadata={"help": "A file: .txt (UTF-8), .csv, .json, .jsonl or .parquet, also with .gz."}
@@ -153,7 +154,7 @@ def read_arguments(
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("this is not a list of `name: value`")
-        unknown = sorted(set(settings) - set(defaults) | {"recipe"} & set(settings))
+        unknown = sorted(set(settings) - (set(defaults) - {"recipe"}))
         if unknown:
             raise ValueError(f"unknown keys: {', '.join(map(str, unknown))}")
     parser.set_defaults(**settings)
