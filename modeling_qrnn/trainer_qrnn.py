@@ -240,6 +240,8 @@ class QRNNTrainer(Trainer):
             n_streams = args.per_device_train_batch_size * args.world_size
             train_dataset = StreamWindows(train_dataset, n_streams, args.bptt, args.bptt_jitter, args.seed)
         if args.non_monotone is not None:
+            if isinstance(eval_dataset, dict):
+                raise ValueError("`eval_dataset` must be one data set with `non_monotone`, which goes by its loss")
             # Until `t0` this is plain SGD, and the average is a copy of the weights.
             asgd = {"lr": args.learning_rate, "lambd": 0.0, "t0": math.inf}
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.ASGD, asgd)
@@ -305,7 +307,10 @@ class QRNNTrainer(Trainer):
         return DataLoader(eval_dataset, generator=torch.Generator(), **options)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Evaluate as `Trainer` does, with the averaged weights if there are any; see the class for the metrics."""
+        """Evaluate as `Trainer` does, with the averaged weights if there are any; see the class for the metrics.
+
+        The samples that it counts are tokens.
+        """
         metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train and self.args.non_monotone is not None and self._has_stopped_improving():
             self._start_averaging()

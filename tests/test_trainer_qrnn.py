@@ -248,6 +248,11 @@ def test_refuses(name, make_trainer):
     assert "\n" not in str(error.value)
 
 
+def test_averaging_goes_by_one_loss(make_trainer):
+    with pytest.raises(ValueError, match="`eval_dataset` must be one data set"):
+        make_trainer(make_model(), eval_dataset={"first": make_text()}, non_monotone=3)
+
+
 def test_anything_but_a_text_is_trained_on_as_by_trainer(make_trainer):
     rows = Dataset.from_dict({"input_ids": make_text(384).view(32, 12).tolist()})
 
