@@ -334,7 +334,7 @@ class QRNNTrainer(Trainer):
                 targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
                 inputs = {**self._prepare_inputs(batch), "past_key_values": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
-                state = outputs.past_key_values if carries else None
+                state = outputs.past_key_values  # none, for rows
                 nats, n_tokens = nats + outputs.loss.item(), n_tokens + int((targets != -100).sum())
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = {

@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_language_model
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from modeling_qrnn.trainer_qrnn import QRNNTrainer
 from train_language_model import DataArguments, LSTMConfig, LSTMForCausalLM, equal_lstm, read_documents
 
 
@@ -111,6 +112,17 @@ def test_card_and_curve(run, capsys):
     pixels = imread(folder / "loss_curve.png")[..., :3]
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
     assert f"perplexity {scores['validation']['perplexity']:.4f}" in capsys.readouterr().out
+
+
+def test_the_card_is_pushed_last(run, monkeypatch):
+    """Trainer pushes a card of its own."""
+    calls = []
+    monkeypatch.setattr(QRNNTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
+    monkeypatch.setattr(QRNNTrainer, "_push_from_checkpoint", lambda self, folder: None)
+    monkeypatch.setattr(QRNNTrainer, "push_to_hub", lambda self, **_: calls.append("everything"))
+    monkeypatch.setattr(ModelCard, "push_to_hub", lambda self, name: calls.append(f"card of {name}"))
+    run("--push-to-hub", "--max-steps", "1")
+    assert calls[-2:] == ["everything", "card of me/my-model"]
 
 
 def test_options_override_the_recipe(run):
