@@ -51,7 +51,7 @@ def test_recipe_trains(name, tmp_path, monkeypatch):
     splits = ("train",) if name == "tiny-shakespeare" else ("train", "validation", "test")
     files = [option for split in splits for option in (f"--{split}-file", f"{split}.txt")]
     smaller = ["--max-steps", "6", "--eval-strategy", "steps", "--eval-steps", "3", "--logging-steps", "2"]
-    smaller += ["--per-device-train-batch-size", "4", "--bptt", "8", "--disable-tqdm", "true", "--use-cpu"]
+    smaller += ["--per-device-train-batch-size", "4", "--bptt", "8", "--disable-tqdm", "true"]
     recipe = next(path for path in RECIPES if path.stem == name)
     train_language_model.main([str(recipe), *files, *smaller, "--model-overrides", json.dumps(CHANGES[name])])
     folder = Path(f"{name}-output")
