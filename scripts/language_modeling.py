@@ -14,6 +14,7 @@
 """What the programs that train language models share: tokenizers, the curve, the sample."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -65,14 +66,14 @@ def word_level(
     decoder: decoders.Decoder | None = None,
 ) -> PreTrainedTokenizerFast:
     """Each piece that the pre-tokenizer leaves is a token. Padding needs none of its own: the mask tells the pads."""
-    core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
+    special = [UNKNOWN, END_OF_LINE]  # which the text may hold itself, as that of the Penn Treebank does
+    pieces = sorted(counts.keys() - set(special), key=lambda piece: (-counts[piece], piece))
+    vocabulary = {piece: index for index, piece in enumerate((special + pieces)[:vocab_size])}
+    core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizer
     if decoder is not None:
         core.decoder = decoder
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=[UNKNOWN, END_OF_LINE], show_progress=False
-    )
-    core.train_from_iterator(texts, trainer)
     return fast_tokenizer(core, unk_token=UNKNOWN, eos_token=END_OF_LINE, pad_token=END_OF_LINE)
 
 
