@@ -40,6 +40,7 @@ from transformers import (
 
 
 PACKAGE = Path(__file__).parent.parent / "modeling_qrnn"
+CODE_OF_MODELS = {*PACKAGE.glob("*_qrnn.py")} - {PACKAGE / "trainer_qrnn.py"}  # no model imports the trainer
 COMMIT = "c" * 40
 
 AUTO_CLASSES = {
@@ -180,7 +181,7 @@ def test_pushed_models_load_from_the_hub(hub, tmp_path):
     run(push, hub, tmp_path)
     assert set(hub.repositories) == set(AUTO_CLASSES)
     assert len(hub.large_files) == len(AUTO_CLASSES)
-    code = {path.name: path.read_bytes() for path in PACKAGE.glob("*_qrnn.py") if path.name != "trainer_qrnn.py"}
+    code = {path.name: path.read_bytes() for path in CODE_OF_MODELS}
     for name, files in hub.repositories.items():
         assert {"config.json", "model.safetensors", "README.md", *code} <= set(files)
         assert {path: files[path] for path in code} == code
@@ -227,7 +228,7 @@ def load(folder: Path) -> None:
             auto_class.from_pretrained(again, trust_remote_code=True).eval()(**make_batch())[0], expected
         )
         assert "--" not in (again / "config.json").read_text()
-        assert {path.name for path in again.glob("*.py")} == {path.name for path in PACKAGE.glob("*_qrnn.py")}
+        assert {path.name for path in again.glob("*.py")} == {path.name for path in CODE_OF_MODELS}
 
 
 if __name__ == "__main__":
