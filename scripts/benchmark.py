@@ -220,6 +220,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         for option, default in DEFAULTS[name].items():
             settings = {**OPTIONS[option], "help": f"{OPTIONS[option]['help']} (default: {shown(default)})"}
             command.add_argument(f"--{option.replace('_', '-')}", **settings)
+        if "models" in DEFAULTS[name]:
+            command.add_argument(
+                "--weights-by-input",
+                action="store_true",
+                help="lay the weights of nn.Linear out input by input, for one row at a time; shapes stay",
+            )
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and inputs (default: 0)")
         command.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, not how fast")
         command.add_argument(
@@ -818,10 +824,19 @@ def build_models(args: argparse.Namespace, dtype: str, report: "Report") -> dict
     models = {}
     for name, config in configs.items():
         models[name] = AutoModelForCausalLM.from_config(config).to(args.device, DTYPES[dtype]).eval()
+        if args.weights_by_input:
+            lay_weights_out_by_input(models[name])
         count = count_parameters(config)
         size = f"{config.num_hidden_layers} layer{'s' if config.num_hidden_layers > 1 else ''} of {config.hidden_size}"
         report.note(f"{name}: {count:,} parameters ({count / n_parameters - 1:+.1%}), {size}")
     return models
+
+
+def lay_weights_out_by_input(model: PreTrainedModel) -> None:
+    """The same weights, but what belongs to one input lies side by side in memory, as in GPT-2's Conv1D."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def make_tokens(batch_size: int, seq_len: int, args: argparse.Namespace) -> torch.Tensor:

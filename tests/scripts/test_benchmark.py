@@ -311,6 +311,19 @@ def test_counted_parameters_are_those_of_the_model(benchmark):
         assert benchmark.count_parameters(model.config) == model.num_parameters() - positions
 
 
+def test_weights_by_input_are_the_same_weights(benchmark):
+    tokens = torch.arange(12).view(2, 6)
+    logits = []
+    for options in ([], ["--weights-by-input"]):
+        torch.manual_seed(4)
+        args = arguments(benchmark, "generation", "--models", "Llama", *options)
+        models = benchmark.build_models(args, "float32", benchmark.Report())
+        linears = [x for model in models.values() for x in model.modules() if isinstance(x, torch.nn.Linear)]
+        assert all(linear.weight.stride(0 if options else 1) == 1 for linear in linears)
+        logits.append([model(tokens).logits for model in models.values()])
+    torch.testing.assert_close(*logits)
+
+
 @pytest.mark.parametrize("name", ["QRNN", "GPT-2", "Llama", "Mamba", "Mamba2"])
 def test_generation_goes_on_from_the_cache(name, benchmark):
     """The timed continuation says what generate() says from the whole text."""
