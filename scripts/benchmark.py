@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+from command_line import OneLineParser, positive_int
 from modeling_qrnn import QRNNConfig, QRNNLayer, recurrent_pooling
 
 
@@ -142,19 +143,6 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, without the usage text in front."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
-
-
-def positive_int(value: str) -> int:
-    if not value.isdecimal() or int(value) == 0:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above zero")
-    return int(value)
 
 
 def duration(value: str) -> float:
