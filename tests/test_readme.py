@@ -47,7 +47,7 @@ def test_set_up_commands_are_one_line_each_and_differ_in_the_extra_alone():
     assert [len(command) for command in commands] == [3, 3]
     for venv, install, _ in commands:
         assert venv == "python3 -m venv .venv"
-        assert re.fullmatch(r"\.venv/bin/pip install -c constraints\.txt -e \"\.\[(train|test)\]\"", install)
+        assert re.fullmatch(r"\.venv/bin/pip install -c constraints\.txt -e \"\.\[(cpu,train|test)\]\"", install)
 
 
 def test_examples_run(quickstart_folder, monkeypatch):
@@ -57,3 +57,9 @@ def test_examples_run(quickstart_folder, monkeypatch):
     for example in blocks("python"):
         exec(compile(example, "README.md", "exec"), namespace)
     assert namespace["shorter"].shape == (5, 7, 20)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if not link.startswith("https://")]
+    assert local and all((ROOT / link).exists() for link in local)
