@@ -50,7 +50,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_STEPS = 64
-"""Steps between the saved states: their memory is below 2 % of that of the gates, in every dtype and pooling."""
+"""Steps between the saved states: of long sequences they take less than 2 % of the memory of the gates."""
 
 # Threads take whole blocks of channels. The grid of blocks does not depend on the number of threads, so neither does
 # where the vector instructions of a row begin and end, nor any bit of the result.
@@ -394,11 +394,6 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                     grad_h_t = _array(address, n, stored)
                     for d in range(n):
                         z = _candidate(_load(zs[d]), is_tanh, is_relu, zero)
-                        slope = one
-                        if is_tanh:
-                            slope = one - z * z
-                        if is_relu:
-                            slope = one if z > zero else zero
                         f, not_f = _sigmoid(_load(fs[d]))
                         grad = _load(grad_h_t[d])
                         if has_output_gate:
@@ -417,7 +412,12 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                         else:
                             grad_fs[d] = _rounded(a * grad * (carried - z) * f * not_f, grad_fs)
                             update = a * not_f
-                        grad_zs[d] = _rounded(grad * update * slope, grad_zs)
+                        grad_z = grad * update
+                        if is_tanh:
+                            grad_z = grad_z * (one - z * z)
+                        if is_relu:
+                            grad_z = zero if z <= zero else grad_z  # not a product: 0 * inf is no number
+                        grad_zs[d] = _rounded(grad_z, grad_zs)
                         grad_c[d] = zero if is_first else (a * f + (one - a)) * grad
             grad_initial_states[row, first:last] = grad_c
 
@@ -435,14 +435,14 @@ def compiled_kernel(
     function = _KERNELS[name](pooling, candidate_activation, _STATE_TYPES[dtype], _STORAGE_TYPES[dtype])
     parameters = inspect.signature(function).parameters
     signature = types.void(*(types.float64 if parameter == "allowed" else types.intp for parameter in parameters))
-    message = "Compiling the %s kernel of %s-pooling for %s on this CPU: a few seconds, once, for it is kept on disk"
+    message = "Making the %s kernel of %s-pooling for %s ready for this CPU: some seconds, the first time"
     announcement = threading.Timer(1.0, logger.warning, (message, name, pooling, dtype))
     announcement.daemon = True
     announcement.start()
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
         return numba.njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in
+    except (RuntimeError, OSError):  # no folder to keep it in, or no room there
         return numba.njit(signature, **options)(function)
     finally:
         announcement.cancel()
@@ -457,7 +457,8 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 
 # A forked process (of a DataLoader, say) inherits the pool's record of its threads, but not the threads.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: torch.Tensor | float | None) -> None:
@@ -471,25 +472,32 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
     batch_size, seq_len, hidden_size = sizes
     n_blocks = batch_size * -(-hidden_size // _BLOCK)
     n_threads = min(torch.get_num_threads(), n_blocks, 1 + batch_size * seq_len * hidden_size // _MIN_STEPS_PER_THREAD)
-    addresses = [
-        argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments
-    ]
+    numbers = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments]
     if n_threads == 1:
-        kernel(0, n_blocks, *sizes, *addresses)
+        kernel(0, n_blocks, *sizes, *numbers)
         return
     n_pieces = min(n_blocks, n_threads * _PIECES_PER_THREAD)
     pieces = deque(pairwise(n_blocks * piece // n_pieces for piece in range(n_pieces + 1)))
 
-    def work():
-        with suppress(IndexError):  # nothing is left
-            while True:
-                kernel(*pieces.popleft(), *sizes, *addresses)
+    def work() -> None:
+        while True:
+            try:
+                piece = pieces.popleft()
+            except IndexError:  # nothing is left
+                return
+            kernel(*piece, *sizes, *numbers)
 
-    helpers = [_pool(n_threads - 1).submit(work) for _ in range(n_threads - 1)]
-    work()
-    for helper in helpers:
-        if not helper.cancel():  # one that has not begun has nothing to do
-            helper.result()
+    helpers = []
+    with suppress(RuntimeError):  # no more threads, as while Python shuts down: the others do the work
+        helpers += [_pool(torch.get_num_threads() - 1).submit(work) for _ in range(n_threads - 1)]
+    try:
+        work()
+    finally:
+        # Whatever interrupts this thread, the memory must outlive what the others do to it.
+        pieces.clear()
+        for helper in helpers:
+            if not helper.cancel():  # one that has not begun has nothing to do
+                helper.result()
 
 
 # --- the two operations ----------------------------------------------------------------------------------------------
@@ -587,6 +595,10 @@ def numba_pooling_backward(
         checkpoints: as `numba_pooling` returned them.
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout: as
             `numba_pooling` took them.
+
+    Returns:
+        `(batch, seq_len, n_gates * hidden)` in the dtype of the logits, and `(batch, hidden)` in that of
+        `initial_state`, both contiguous.
 
     Example:
         >>> inputs, options = (torch.randn(2, 5, 3 * 8), torch.zeros(2, 8)), (None, None, None, "fo", "tanh", 0.0)

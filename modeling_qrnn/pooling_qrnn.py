@@ -22,6 +22,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from textwrap import shorten
 from typing import Literal, NamedTuple
 
 import torch
@@ -41,11 +42,11 @@ _CANDIDATE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda logits: logits,
     "relu": torch.relu,
 }
-# Their derivatives, as functions of the activated candidate.
-_CANDIDATE_DERIVATIVES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "tanh": lambda z: 1 - z * z,
-    "identity": torch.ones_like,
-    "relu": lambda z: (z > 0).to(z.dtype),
+# The gradients of their logits, from those of the activated candidate `z`.
+_CANDIDATE_GRADIENTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "tanh": lambda grad, z: grad * (1 - z * z),
+    "identity": lambda grad, z: grad,
+    "relu": lambda grad, z: grad.masked_fill(z <= 0, 0),
 }
 
 
@@ -385,7 +386,7 @@ def _torch_pooling_backward(
     # keep = 1 - allow * (1 - f); in f- and fo-pooling update = allow * (1 - f), in ifo-pooling update = allow * i
     grad_f = allow * (grad_keep if i is not None else grad_keep - grad_update)
     gradients = {
-        "z": grad_c * update * _CANDIDATE_DERIVATIVES[candidate_activation](z),
+        "z": _CANDIDATE_GRADIENTS[candidate_activation](grad_c * update, z),
         "f": grad_f * f * (1 - f),
     }
     if o is not None:
@@ -500,6 +501,7 @@ def _define(
 
 
 # The kernels of optional packages are imported when they are first needed: importing them takes a while, and may fail.
+# One function for each, as the Hub's loader finds the files of a model by these very lines.
 
 
 def _numba_pooling(*arguments):
@@ -553,34 +555,47 @@ def _has_tangent(*tensors: torch.Tensor) -> bool:
 
 
 @functools.cache
-def _failure(backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype) -> Exception | None:
-    """What happens when the kernels of an optional package are made ready, if anything does."""
+def _failure(
+    backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype, trains: bool
+) -> Exception | None:
+    """What is raised when the kernels of an optional package are made ready; `None` if they can be used."""
     try:
         if backend == "numba":
             from .pooling_numba_qrnn import compiled_kernel
 
             compiled_kernel("forward", pooling, candidate_activation, dtype)
+            if trains:
+                compiled_kernel("backward", pooling, candidate_activation, dtype)
         elif backend == "triton":
-            from .pooling_triton_qrnn import triton_pooling  # noqa: F401
+            from .pooling_triton_qrnn import check_driver
+
+            check_driver()
     except Exception as error:  # a package that does not fit its neighbours can fail in any way
         return error
     return None
 
 
-@functools.cache
-def _log_fallback(backend: str, reason: str) -> None:
-    logger.warning("The recurrence runs in plain PyTorch, without the faster kernels of %r: %s", backend, reason)
+_logged_fallbacks: set[str] = set()
+
+
+def _log_fallback(backend: str, failure: Exception) -> None:
+    if backend not in _logged_fallbacks:
+        _logged_fallbacks.add(backend)
+        reason = shorten(f"{type(failure).__name__}: {failure}", width=300)  # in one line
+        logger.warning("The recurrence runs in plain PyTorch, without the faster kernels of %r: %s", backend, reason)
 
 
 @torch.compiler.assume_constant_result  # an import is nothing to trace
-def _is_ready(backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype, is_demanded: bool) -> bool:
+def _is_ready(
+    backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype, trains: bool, is_demanded: bool
+) -> bool:
     """Whether a backend can be used. If not, one log line says why, or an error if it was demanded by name."""
-    failure = _failure(backend, pooling, candidate_activation, dtype)
+    failure = _failure(backend, pooling, candidate_activation, dtype, trains)
     if failure is None:
         return True
     if is_demanded:
         raise ImportError(f"`backend={backend!r}` is not available here: {failure}") from failure
-    _log_fallback(backend, f"{type(failure).__name__}: {failure}")
+    _log_fallback(backend, failure)
     return False
 
 
@@ -600,7 +615,8 @@ def _choose_backend(
     pooling: str,
     candidate_activation: str,
 ) -> str:
-    options = (pooling, candidate_activation, gate_logits.dtype)
+    trains = torch.is_grad_enabled() and (gate_logits.requires_grad or initial_state.requires_grad)
+    options = (pooling, candidate_activation, gate_logits.dtype, trains)
     if backend is None:
         # The plain operations of one step are the fastest there are, and an exported one-step program that consists of
         # them loads in a process without this package.
@@ -675,6 +691,10 @@ def _prepare(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """The checked state, real tokens and starts of segments, as the backends take them."""
     _check_gate_logits(gate_logits, pooling)
+    others = {"initial_state": initial_state, "attention_mask": attention_mask, "segment_ids": segment_ids}
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != gate_logits.device:
+            raise ValueError(f"`{name}` must be on {gate_logits.device} like `gate_logits`, got {tensor.device}")
     batch_size, seq_len, _ = gate_logits.shape
     is_real = token_mask(attention_mask, batch_size, seq_len)
     is_start = segment_starts(segment_ids, is_real, batch_size, seq_len)
@@ -726,8 +746,8 @@ def recurrent_pooling(
         (float64 for float64 input). Gradients flow through both, to `gate_logits` and `initial_state`.
 
     Raises:
-        ValueError: if a shape, dtype, option or probability is not one of the above, or the named backend has no
-            kernels for the dtype on the device.
+        ValueError: if a shape, dtype, option or probability is not one of the above, tensors are on different
+            devices, or the named backend has no kernels for the dtype on the device.
         ImportError: if the named backend needs a package that is missing or does not work.
 
     Example:

@@ -508,6 +508,17 @@ def _launch_plan(
 
 # --- the public functions --------------------------------------------------------------------------------------------
 
+
+def check_driver() -> None:
+    """See that kernels can be launched: on a GPU Triton makes itself a helper in C when it is first used.
+
+    Raises:
+        RuntimeError: if there is no compiler for it, or no GPU that Triton knows.
+    """
+    if not triton.knobs.runtime.interpret:
+        triton.runtime.driver.active.get_current_target()
+
+
 _STATE_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 

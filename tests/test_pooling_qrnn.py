@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import modeling_qrnn
-from modeling_qrnn import recurrent_pooling
+from modeling_qrnn import pooling_numba_qrnn, pooling_qrnn, pooling_triton_qrnn, recurrent_pooling
 
 
 POOLINGS = ["f", "fo", "ifo"]
@@ -296,6 +296,15 @@ def test_forward_mode_derivatives():
 # --- pads, dtypes, extremes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_single_step_agrees(pooling, options, dtype):
+    # The way of each generated token, on which no backend is asked for.
+    options = {name: x[:, -1:] if name in ("attention_mask", "segment_ids") else x for name, x in options.items()}
+    assert_backends_agree(None, *draw(pooling, (5, 1, 3), dtype), pooling=pooling, **options)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("pooling", POOLINGS)
 class TestPads:
@@ -386,6 +395,22 @@ def test_long_memory_in_bfloat16(backend, f_logit):
     _, expected = recurrent_pooling(gate_logits.double(), pooling="f", backend="reference")
     _, actual = recurrent_pooling(gate_logits, pooling="f", backend=backend)
     assert_agrees(actual, expected, 1e-2)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_closed_relu_stops_any_gradient(backend, pooling):
+    gate_logits, state = draw(pooling, (1, 1, 3))
+    gate_logits[..., :3] = torch.tensor([-1.0, 0.0, 1.0])
+    options = {"pooling": pooling, "candidate_activation": "relu"}
+
+    def gradient(backend):
+        inputs = gate_logits.detach().requires_grad_()
+        h, _ = recurrent_pooling(inputs, state, backend=backend, **options)
+        return torch.autograd.grad(h, inputs, torch.full_like(h, math.inf))[0][..., :3]
+
+    assert not gradient(backend)[..., :2].any()
+    assert torch.equal(gradient(backend), gradient("reference"))
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -571,6 +596,11 @@ def test_saves_little_for_backward(pooling, dtype, backend):
     assert gate_logits.nbytes <= sum(saved.values()) <= 1.02 * gate_logits.nbytes + small
 
 
+def test_all_files_agree_on_the_checkpoints():
+    steps = {pooling_numba_qrnn.CHECKPOINT_STEPS, pooling_triton_qrnn.CHECKPOINT_STEPS}
+    assert steps == {pooling_qrnn._KERNEL_CHECKPOINT_STEPS}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_outputs_own_their_memory(pooling, backend):
@@ -640,6 +670,17 @@ def test_compiles_whole(options, backend):
         torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
+def test_compiled_code_calls_the_kernels():
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph.code)
+        return graph
+
+    torch.compile(recurrent_pooling, fullgraph=True, backend=record)(*draw(dtype=torch.float32))
+    assert "numba_pooling_v1" in graphs[0]
+
+
 def test_exports_with_dynamic_length_and_batch():
     dynamic = {"gate_logits": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
     dynamic["state"] = {0: torch.export.Dim.DYNAMIC}
@@ -700,6 +741,9 @@ def test_needs_no_compiler_and_no_optional_package():
         ({"zoneout": 0.1, "training": True, "zoneout_seed": 3}, r"`zoneout_seed` .*0-dim int64 tensor, got 3"),
         ({"zoneout": 0.1, "training": True, "zoneout_seed": torch.ones(1)}, r"`zoneout_seed` .*got tensor"),
         ({"segment_ids": torch.ones(1, 5)}, r"`segment_ids` .*\(2, 5\), got \(1, 5\)"),
+        ({"initial_state": torch.zeros(2, 4, device="meta")}, r"`initial_state` must be on cpu .*got meta"),
+        ({"attention_mask": torch.ones(2, 5, device="meta")}, r"`attention_mask` must be on cpu .*got meta"),
+        ({"segment_ids": torch.ones(2, 5, device="meta")}, r"`segment_ids` must be on cpu .*got meta"),
     ],
 )
 def test_errors(changed, message):

@@ -453,8 +453,8 @@ MUTATIONS = [
         18,
         "the derivative of tanh is wrong",
         POOLING,
-        '"tanh": lambda z: 1 - z * z,',
-        '"tanh": lambda z: 1 - z,',
+        '"tanh": lambda grad, z: grad * (1 - z * z),',
+        '"tanh": lambda grad, z: grad * (1 - z),',
         "test_pooling_qrnn.py::TestGradients::test_gradients",
     ),
     Mutation(
