@@ -171,6 +171,9 @@ def test_peak_bytes_by_hand(benchmark):
         return torch.zeros(500)
 
     assert benchmark.peak_bytes(run, "cpu") == 12_000
+    left = []
+    assert benchmark.peak_bytes(lambda: left.append(torch.zeros(100_000)), "cpu") == 400_000
+    assert benchmark.peak_bytes(run, "cpu") == 12_000  # what is left of an earlier run does not count
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
