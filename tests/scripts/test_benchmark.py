@@ -24,12 +24,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from matplotlib.image import imread
 
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/benchmark.py"
 COMMANDS = ("pooling", "layer", "training", "generation", "memory")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _verbosity():
+    """The program silences Transformers' warnings, which other tests look for."""
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="module")
