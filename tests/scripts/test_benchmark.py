@@ -233,7 +233,7 @@ def test_wrong_layer_is_refused(benchmark, broken_backend, tmp_path):
 @pytest.mark.parametrize("command", ["training", "generation"])
 def test_language_models_are_refused_if_the_default_backend_is_wrong(command, benchmark, broken_backend, tmp_path):
     broken_backend(lambda h, c_last, gate_logits: (h, c_last * 1.01), name=None)
-    with pytest.raises(SystemExit, match=r"error: the default backend with f-pooling in torch\.float32 is wrong: c_last"):
+    with pytest.raises(SystemExit, match=r"the default backend with f-pooling in torch\.float32 is wrong: c_last"):
         benchmark.main([command, "--quick", "--output-dir", str(tmp_path)])
 
 
