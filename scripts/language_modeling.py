@@ -126,4 +126,7 @@ def write_sample(folder: Path, prompt: str, seed: int, max_new_tokens: int = 120
 
 
 def describe_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    n_threads = torch.get_num_threads()
+    return f"CPU, {n_threads} thread{'s' if n_threads > 1 else ''}"
