@@ -26,7 +26,130 @@ _weight = interval(min=0.0)
 
 
 @strict
-class QRNNConfig(PreTrainedConfig):
+class QRNNStackConfig(PreTrainedConfig):
+    r"""What the configurations of all QRNN models share: a stack of layers. `QRNNConfig` describes the fields.
+
+    Example:
+        >>> QRNNStackConfig(hidden_size=64, num_hidden_layers=3, connection="dense").layer_sizes
+        [(64, 64), (128, 64), (192, 64)]
+    """
+
+    hidden_size: int = _size(default=640)
+    num_hidden_layers: int = _size(default=2)
+    kernel_size: int | list[int] = 2
+    pooling: Literal["f", "fo", "ifo"] = "fo"
+    candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
+    connection: Literal["plain", "dense", "residual"] = "plain"
+    norm: Literal["layer_norm", "rms_norm"] | None = None
+    norm_eps: float | int = _weight(default=1e-6)
+    intermediate_size: int | None = None
+    bidirectional: bool = False
+    forget_bias: float | int = 0.0
+    zoneout: float | int = _probability(default=0.0)
+    input_dropout: float | int = _probability(default=0.0)
+    hidden_dropout: float | int = _probability(default=0.0)
+    output_dropout: float | int = _probability(default=0.0)
+    weight_dropout: float | int = _probability(default=0.0)
+    locked_dropout: bool = False
+    initializer_range: float | int = _weight(default=0.02)
+    use_cache: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.norm is None and self.connection == "residual":
+            self.norm = "rms_norm"
+        if self.use_cache is None:
+            self.use_cache = not self.bidirectional
+        super().__post_init__(**kwargs)
+
+    @property
+    def layer_types(self) -> list[str]:
+        """The kind of each layer's cache, by which Transformers builds it."""
+        return ["qrnn_v1"] * self.num_hidden_layers
+
+    @property
+    def kernel_sizes(self) -> list[int]:
+        """The width of each layer's convolution."""
+        if isinstance(self.kernel_size, int):
+            return [self.kernel_size] * self.num_hidden_layers
+        return list(self.kernel_size)
+
+    @property
+    def input_size(self) -> int:
+        """The width of what comes into the stack."""
+        return self.hidden_size
+
+    @property
+    def layer_widths(self) -> list[int]:
+        """The channels out of each layer's QRNN, both directions together."""
+        return [self.hidden_size] * self.num_hidden_layers
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """The channels into and out of each layer's QRNN, both directions together."""
+        outputs = self.layer_widths
+        if self.connection == "residual":
+            inputs = outputs
+        elif self.connection == "dense":
+            inputs = [self.input_size + sum(outputs[:layer]) for layer in range(self.num_hidden_layers)]
+        else:
+            inputs = [self.input_size, *outputs[:-1]]
+        return list(zip(inputs, outputs, strict=True))
+
+    @property
+    def state_widths(self) -> list[tuple[int, int, int]]:
+        """What each layer's cache holds: channels and columns of the convolution's inputs, and the recurrent width."""
+        return [
+            (input_size, max(kernel_size - 1, 1), output_size)
+            for (input_size, output_size), kernel_size in zip(self.layer_sizes, self.kernel_sizes, strict=True)
+        ]
+
+    @property
+    def output_size(self) -> int:
+        """The width of `last_hidden_state`."""
+        return self.layer_sizes[-1][1]
+
+    def validate_layer_type(self):
+        """The layer types are the property above, not a choice."""
+
+    def validate_kernel_size(self):
+        """Part of `@strict`-powered validation: one width, or one per layer."""
+        if len(self.kernel_sizes) != self.num_hidden_layers or min(self.kernel_sizes) < 1:
+            raise ValueError(
+                f"`kernel_size` must be a number from 1 up, or one per layer ({self.num_hidden_layers}), "
+                f"got {self.kernel_size}"
+            )
+
+    def validate_connection(self):
+        """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
+        if self.connection == "residual" and self.norm is None:
+            raise ValueError("`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None")
+        if self.intermediate_size is None:
+            return
+        if self.intermediate_size < 1:
+            raise ValueError(f"`intermediate_size` must be at least 1 or None, got {self.intermediate_size}")
+        if self.connection != "residual":
+            raise ValueError(
+                f"`intermediate_size` must be None unless connection='residual', got {self.intermediate_size} "
+                f"with connection={self.connection!r}"
+            )
+
+    def validate_directions(self):
+        """Part of `@strict`-powered validation: two directions share each width, and there is no state to carry."""
+        if not self.bidirectional:
+            return
+        if self.hidden_size % 2:
+            raise ValueError(
+                f"`hidden_size` must be even in a bidirectional model, half per direction, got {self.hidden_size}"
+            )
+        if self.use_cache:
+            raise ValueError(
+                "`use_cache` must be False or None in a bidirectional model, got True: its backward direction starts "
+                "at the end, so there is no state to go on from"
+            )
+
+
+@strict
+class QRNNConfig(QRNNStackConfig):
     r"""The configuration of a QRNN. The defaults are the architecture of the paper's language model, without dropout.
 
     Args:
@@ -120,82 +243,25 @@ class QRNNConfig(PreTrainedConfig):
 
     vocab_size: int = _size(default=10_000)
     embedding_size: int | None = None
-    hidden_size: int = _size(default=640)
-    num_hidden_layers: int = _size(default=2)
-    kernel_size: int | list[int] = 2
-    pooling: Literal["f", "fo", "ifo"] = "fo"
-    candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
-    connection: Literal["plain", "dense", "residual"] = "plain"
-    norm: Literal["layer_norm", "rms_norm"] | None = None
-    norm_eps: float | int = _weight(default=1e-6)
-    intermediate_size: int | None = None
-    bidirectional: bool = False
-    forget_bias: float | int = 0.0
-    zoneout: float | int = _probability(default=0.0)
     embedding_dropout: float | int = _probability(default=0.0)
-    input_dropout: float | int = _probability(default=0.0)
-    hidden_dropout: float | int = _probability(default=0.0)
-    output_dropout: float | int = _probability(default=0.0)
-    weight_dropout: float | int = _probability(default=0.0)
-    locked_dropout: bool = False
     activation_regularization: float | int = _weight(default=0.0)
     temporal_activation_regularization: float | int = _weight(default=0.0)
     classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
     classifier_dropout: float | int | None = None
     classifier_hidden_size: int | None = None
-    initializer_range: float | int = _weight(default=0.02)
     embedding_initializer_range: float | int | None = None
-    use_cache: bool | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
-        if self.norm is None and self.connection == "residual":
-            self.norm = "rms_norm"
-        if self.use_cache is None:
-            self.use_cache = not self.bidirectional
         if self.embedding_initializer_range is None:
             without_norm = 0.3 if self.tie_word_embeddings else 1.0
             self.embedding_initializer_range = self.initializer_range if self.norm is not None else without_norm
-        super().__post_init__(**kwargs)
-
-    @property
-    def layer_types(self) -> list[str]:
-        """The kind of each layer's cache, by which Transformers builds it."""
-        return ["qrnn_v1"] * self.num_hidden_layers
-
-    @property
-    def kernel_sizes(self) -> list[int]:
-        """The width of each layer's convolution."""
-        if isinstance(self.kernel_size, int):
-            return [self.kernel_size] * self.num_hidden_layers
-        return list(self.kernel_size)
-
-    @property
-    def layer_sizes(self) -> list[tuple[int, int]]:
-        """The channels into and out of each layer's QRNN, both directions together."""
-        outputs = [self.hidden_size] * self.num_hidden_layers
-        if self.connection == "residual":
-            return list(zip(outputs, outputs, strict=True))
-        if self.tie_word_embeddings:
-            outputs[-1] = self.input_size
-        if self.connection == "dense":
-            inputs = [self.input_size + sum(outputs[:layer]) for layer in range(self.num_hidden_layers)]
-        else:
-            inputs = [self.input_size, *outputs[:-1]]
-        return list(zip(inputs, outputs, strict=True))
-
-    @property
-    def state_widths(self) -> list[tuple[int, int, int]]:
-        """What each layer's cache holds: channels and columns of the convolution's inputs, and the recurrent width."""
-        return [
-            (input_size, max(kernel_size - 1, 1), output_size)
-            for (input_size, output_size), kernel_size in zip(self.layer_sizes, self.kernel_sizes, strict=True)
-        ]
 
     @property
     def input_size(self) -> int:
@@ -203,16 +269,16 @@ class QRNNConfig(PreTrainedConfig):
         return self.embedding_size or self.hidden_size
 
     @property
-    def output_size(self) -> int:
-        """The width of `last_hidden_state`."""
-        return self.layer_sizes[-1][1]
-
-    def validate_layer_type(self):
-        """The layer types are the property above, not a choice."""
+    def layer_widths(self) -> list[int]:
+        """The channels out of each layer's QRNN, both directions together."""
+        outputs = super().layer_widths
+        if self.tie_word_embeddings and self.connection != "residual":
+            outputs[-1] = self.input_size
+        return outputs
 
     def validate_optional_fields(self):
-        """Part of `@strict`-powered validation: the ranges of fields that may also be `None` or a list."""
-        for name in ("embedding_size", "intermediate_size", "classifier_hidden_size"):
+        """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
+        for name in ("embedding_size", "classifier_hidden_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
@@ -224,34 +290,13 @@ class QRNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
             )
-        if len(self.kernel_sizes) != self.num_hidden_layers or min(self.kernel_sizes) < 1:
-            raise ValueError(
-                f"`kernel_size` must be a number from 1 up, or one per layer ({self.num_hidden_layers}), "
-                f"got {self.kernel_size}"
-            )
 
-    def validate_connection(self):
-        """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
-        if self.connection == "residual" and self.norm is None:
-            raise ValueError("`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None")
-        if self.intermediate_size is not None and self.connection != "residual":
+    def validate_tied_width(self):
+        """Part of `@strict`-powered validation: a stack that ends in the width of its embeddings halves that too."""
+        if self.bidirectional and self.output_size % 2:
             raise ValueError(
-                f"`intermediate_size` must be None unless connection='residual', got {self.intermediate_size} "
-                f"with connection={self.connection!r}"
-            )
-
-    def validate_directions(self):
-        """Part of `@strict`-powered validation: two directions share each width, and there is no state to carry."""
-        if not self.bidirectional:
-            return
-        for name, width in (("hidden_size", self.hidden_size), ("embedding_size", self.output_size)):
-            if width % 2:
-                raise ValueError(f"`{name}` must be even in a bidirectional model, half per direction, got {width}")
-        if self.use_cache:
-            raise ValueError(
-                "`use_cache` must be False or None in a bidirectional model, got True: its backward direction starts "
-                "at the end, so there is no state to go on from"
+                f"`embedding_size` must be even in a bidirectional model, half per direction, got {self.output_size}"
             )
 
 
-__all__ = ["QRNNConfig"]
+__all__ = ["QRNNConfig", "QRNNStackConfig"]

@@ -40,7 +40,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .cache_qrnn import QRNNCacheLayer
-from .configuration_qrnn import QRNNConfig
+from .configuration_qrnn import QRNNConfig, QRNNStackConfig
 from .layers_qrnn import QRNNLayer
 from .pooling_qrnn import state_dtype, token_mask
 
@@ -112,7 +112,7 @@ class QRNNRMSNorm(nn.RMSNorm):
         return super().forward(hidden_states.to(self.weight.dtype)).to(hidden_states.dtype)
 
 
-def make_norm(config: QRNNConfig, width: int) -> nn.Module:
+def make_norm(config: QRNNStackConfig, width: int) -> nn.Module:
     """The normalisation that the config names, over the last dimension."""
     if config.norm is None:
         return nn.Identity()
@@ -140,7 +140,7 @@ class QRNNMLP(nn.Module):
 class QRNNMixer(nn.Module):
     """The QRNN of one layer, in one direction or both, with its part of the cache."""
 
-    def __init__(self, config: QRNNConfig, layer_idx: int):
+    def __init__(self, config: QRNNStackConfig, layer_idx: int):
         super().__init__()
         self.layer_idx = layer_idx
         input_size, output_size = config.layer_sizes[layer_idx]
@@ -198,7 +198,7 @@ class QRNNMixer(nn.Module):
 class QRNNBlock(GradientCheckpointingLayer):
     """One layer of the model: a QRNN alone in plain and dense stacks, a pre-norm residual block otherwise."""
 
-    def __init__(self, config: QRNNConfig, layer_idx: int):
+    def __init__(self, config: QRNNStackConfig, layer_idx: int):
         super().__init__()
         self.is_residual = config.connection == "residual"
         self.input_norm = make_norm(config, config.layer_sizes[layer_idx][0])
@@ -266,6 +266,53 @@ class QRNNPreTrainedModel(PreTrainedModel):
             init.copy_(module.bias, bias)
         else:
             super()._init_weights(module)
+
+    def _run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        past_key_values: Cache | None = None,
+        is_real: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The stack, of a model that holds one: `layers`, connected as the config says, and `norm`; zero at pads."""
+        for index, block in enumerate(self.layers):
+            output = block(
+                hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
+            )
+            if self.config.connection == "dense" and index < len(self.layers) - 1:
+                output = torch.cat([hidden_states.to(output.device), output], dim=-1)
+            hidden_states = output
+        hidden_states = self.norm(hidden_states)
+        if is_real is not None:
+            hidden_states = hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
+        return hidden_states
+
+    def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
+        if self.config.bidirectional and (past_key_values is not None or use_cache):
+            name = "use_cache" if past_key_values is None else "past_key_values"
+            raise ValueError(
+                f"`{name}` was set, but a bidirectional model has no state to carry on: its backward direction starts "
+                "at the end of the sequence"
+            )
+        if past_key_values is None:
+            return
+        layers = getattr(past_key_values, "layers", [])
+        kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
+        if kinds != self.layer_types:
+            raise ValueError(
+                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
+                f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
+            )
+        for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
+            if not layer.has_previous_state[0]:
+                continue
+            conv_state, recurrent_state = layer.conv_states[0], layer.recurrent_states[0]
+            widths = (*conv_state.shape[1:], recurrent_state.shape[1])
+            if conv_state.shape[0] != batch_size or widths != expected:
+                raise ValueError(
+                    f"`past_key_values` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
+                    f"widths {widths}, this model and batch need {batch_size} and {expected}"
+                )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
@@ -357,16 +404,7 @@ class QRNNModel(QRNNPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
 
         hidden_states = self.dropout(self.embed_proj(inputs_embeds))
-        for index, block in enumerate(self.layers):
-            output = block(
-                hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
-            )
-            if self.config.connection == "dense" and index < len(self.layers) - 1:
-                output = torch.cat([hidden_states.to(output.device), output], dim=-1)
-            hidden_states = output
-        hidden_states = self.norm(hidden_states)
-        if is_real is not None:
-            hidden_states = hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
+        hidden_states = self._run_layers(hidden_states, past_key_values, is_real, segment_ids)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -437,33 +475,6 @@ class QRNNModel(QRNNPreTrainedModel):
                 raise ValueError(
                     f"`{name}` must have the shape (batch or 1, seq_len) = ({batch_size} or 1, {seq_len}), "
                     f"got {tuple(marks.shape)}"
-                )
-
-    def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
-        if self.config.bidirectional and (past_key_values is not None or use_cache):
-            name = "use_cache" if past_key_values is None else "past_key_values"
-            raise ValueError(
-                f"`{name}` was set, but a bidirectional model has no state to carry on: its backward direction starts "
-                "at the end of the sequence"
-            )
-        if past_key_values is None:
-            return
-        layers = getattr(past_key_values, "layers", [])
-        kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
-        if kinds != self.layer_types:
-            raise ValueError(
-                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
-                f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
-            )
-        for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
-            if not layer.has_previous_state[0]:
-                continue
-            conv_state, recurrent_state = layer.conv_states[0], layer.recurrent_states[0]
-            widths = (*conv_state.shape[1:], recurrent_state.shape[1])
-            if conv_state.shape[0] != batch_size or widths != expected:
-                raise ValueError(
-                    f"`past_key_values` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
-                    f"widths {widths}, this model and batch need {batch_size} and {expected}"
                 )
 
 

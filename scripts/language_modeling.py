@@ -11,79 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the programs that train language models share: tokenizers, the curve, the sample."""
+"""What the programs that train language models share: the unit of the loss, the curve, the sample."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import tokenizers
 import torch
 from matplotlib.figure import Figure
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline, set_seed
-
-
-BEGIN, END, PAD = "<s>", "</s>", "<pad>"
-UNKNOWN, END_OF_LINE = "<unk>", "<eos>"  # as in the Penn Treebank's language modelling text
-
-
-def byte_level_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text can be written in it, and read back byte for byte."""
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[PAD, BEGIN, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    # A prompt starts as every block in training does.
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
-    )
-    return fast_tokenizer(bpe, bos_token=BEGIN, eos_token=END, pad_token=PAD)
-
-
-def words(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """One token for each word between white space, the most frequent ones."""
-    return word_level(texts, vocab_size, pre_tokenizers.WhitespaceSplit())
-
-
-def characters(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """One token for each character, the most frequent ones."""
-    return word_level(texts, vocab_size, pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse())
-
-
-def word_level(
-    texts: Iterable[str],
-    vocab_size: int,
-    pre_tokenizer: pre_tokenizers.PreTokenizer,
-    decoder: decoders.Decoder | None = None,
-) -> PreTrainedTokenizerFast:
-    """Each piece that the pre-tokenizer leaves is a token. Padding needs none of its own: the mask tells the pads."""
-    counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
-    special = [UNKNOWN, END_OF_LINE]  # which the text may hold itself, as that of the Penn Treebank does
-    pieces = sorted(counts.keys() - set(special), key=lambda piece: (-counts[piece], piece))
-    vocabulary = {piece: index for index, piece in enumerate((special + pieces)[:vocab_size])}
-    core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizer
-    if decoder is not None:
-        core.decoder = decoder
-    return fast_tokenizer(core, unk_token=UNKNOWN, eos_token=END_OF_LINE, pad_token=END_OF_LINE)
-
-
-def fast_tokenizer(core: tokenizers.Tokenizer, **special_tokens: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-        **special_tokens,
-    )
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
 
 def bits(nats: float, n_parts: int) -> float:

@@ -56,8 +56,9 @@ from transformers import (
 )
 
 from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
-from language_modeling import BEGIN, END, PAD, bits, byte_level_bpe, describe_device, plot_loss, write_sample
+from language_modeling import bits, describe_device, plot_loss, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from tokenization import BEGIN, END, PAD, byte_level_bpe
 
 
 ROOT = Path(__file__).resolve().parent.parent

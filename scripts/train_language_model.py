@@ -21,13 +21,11 @@ Interrupted at any moment and started again with the same command, it goes on fr
 the same end. The model, its card, the scores and the loss curve are in --output-dir.
 """
 
-import argparse
-import bisect
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,64 +36,38 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import datasets
 import torch
-import torch.nn.functional as F
-import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import (
-    AutoTokenizer,
-    DataCollatorForTokenClassification,
-    HfArgumentParser,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, set_seed
 
-from command_line import OneLineParser, existing_file, one_line_error, stop
-from language_modeling import bits, byte_level_bpe, characters, describe_device, plot_loss, words, write_sample
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from command_line import one_line_error, stop
+from language_modeling import bits, describe_device, plot_loss, write_sample
+from lstm_baseline import equal_lstm
+from modeling_qrnn import QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
-
-
-ROOT = Path(__file__).resolve().parent.parent
-MODEL_CARD = ROOT / "model_card.md"
-SPLITS = ("train", "validation", "test")
-TOKENIZERS = {"word": words, "character": characters, "bpe": byte_level_bpe}
-FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-# Of the many fields of TrainingArguments, those that --help lists
-COMMON_ARGUMENTS = {
-    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay"),
-    *("optim", "seed", "bf16", "eval_steps", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
-}
+from recipes import (
+    MODEL_CARD,
+    ModelArguments,
+    describe_config,
+    describe_versions,
+    keep_settings,
+    last_complete_checkpoint,
+    make_config,
+    read_recipe,
+)
+from text_data import (
+    SPLITS,
+    TextArguments,
+    check_text_arguments,
+    describe_source,
+    read_column,
+    read_splits,
+)
+from tokenization import make_tokenizer
 
 
 @dataclass
-class DataArguments:
-    _argument_group_name = "data"
-
-    dataset: str | None = field(
-        default=None, metadata={"help": "A dataset on the Hub, or a folder: its splits train, validation and test."}
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "The configuration of --dataset."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "A file: .txt (UTF-8), .csv, .json, .jsonl or .parquet, also with .gz."}
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "The same, for validation."})
-    test_file: str | None = field(default=None, metadata={"help": "The same, for the test."})
-    text_column: str = field(default="text", metadata={"help": "The column with the text."})
-    validation_share: float = field(
-        default=0.0, metadata={"help": "Hold out this last part of the training text for validation."}
-    )
-    tokenizer: str = field(
-        default="word",
-        metadata={"help": "`word`, `character` or `bpe`, trained here; or the name of one on the Hub, or its folder."},
-    )
-    vocab_size: int = field(default=1_000_000, metadata={"help": "Most tokens of a tokenizer that is trained here."})
-    vocabulary_from: Literal["train", "all"] = field(
-        default="train", metadata={"help": "Splits to train the tokenizer on."}
-    )
+class DataArguments(TextArguments):
     layout: Literal["streams", "packed", "documents"] = field(
         default="streams",
         metadata={
@@ -108,72 +80,7 @@ class DataArguments:
     )
 
 
-@dataclass
-class ModelArguments:
-    _argument_group_name = "model"
-
-    model_config: str = field(
-        default="qrnn-small", metadata={"help": "A file of configuration/models, without .json; or a path."}
-    )
-    model_overrides: str = field(
-        default="{}", metadata={"help": "Changes to it, as YAML: `{hidden_size: 512, zoneout: 0.1}`."}
-    )
-    architecture: Literal["qrnn", "lstm"] = field(
-        default="qrnn",
-        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
-    )
-
-
-class RecipeParser(OneLineParser, HfArgumentParser):
-    """HfArgumentParser with one-line errors, whose --help leaves the rarer TrainingArguments to their own page."""
-
-    def __init__(self):
-        super().__init__(
-            (DataArguments, ModelArguments, QRNNTrainingArguments),
-            usage="%(prog)s RECIPE [--option value ...]",
-            description=__doc__,
-            epilog="All other fields of transformers.TrainingArguments are options, too.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("recipe", type=existing_file, metavar="RECIPE", help="a file of configuration/training")
-        rare = {argument.name for argument in fields(TrainingArguments)} - COMMON_ARGUMENTS
-        for action in self._actions:
-            if action.dest in rare:
-                action.help = argparse.SUPPRESS
-
-
-def read_arguments(
-    argv: Sequence[str] | None,
-) -> tuple[DataArguments, ModelArguments, QRNNTrainingArguments, dict[str, Any]]:
-    """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads."""
-    parser = RecipeParser()
-    recipe = parser.parse_args(argv).recipe
-    defaults = vars(parser.parse_args([str(recipe)]))
-    with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("this is not a list of `name: value`")
-        unknown = sorted(set(settings) - (set(defaults) - {"recipe"}))
-        if unknown:
-            raise ValueError(f"unknown keys: {', '.join(map(str, unknown))}")
-    parser.set_defaults(**settings)
-    chosen = vars(parser.parse_args(argv))
-    with one_line_error(recipe, ValueError, TypeError):
-        data, model, training, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    check_data_arguments(data)
-    return data, model, training, {name: value for name, value in chosen.items() if value != defaults[name]}
-
-
-def check_data_arguments(data: DataArguments) -> None:
-    if (data.dataset is None) == (data.train_file is None):
-        stop("give either --train-file or --dataset")
-    if not 0 <= data.validation_share < 1:
-        stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
-    for split in SPLITS:
-        path = getattr(data, f"{split}_file")
-        if path is not None and not Path(path).is_file():
-            stop(f"there is no file {path!r}")
+ARGUMENTS = (DataArguments, ModelArguments, QRNNTrainingArguments)
 
 
 # Text
@@ -181,39 +88,14 @@ def check_data_arguments(data: DataArguments) -> None:
 
 def read_documents(data: DataArguments) -> dict[str, list[str]]:
     """The documents of each split. A text file is one, or for words one for each line."""
-    if data.dataset is not None:
-        with one_line_error(f"--dataset {data.dataset}", OSError, ValueError, RuntimeError):
-            splits = datasets.load_dataset(data.dataset, data.dataset_config, streaming=True)
-        sources = {split: (f"{data.dataset}, {split}", splits[split]) for split in SPLITS if split in splits}
-    else:
-        files = {split: getattr(data, f"{split}_file") for split in SPLITS}
-        sources = {split: (path, open_file(path, data)) for split, path in files.items() if path is not None}
-    documents = {split: list(texts_of(rows, name, data.text_column)) for split, (name, rows) in sources.items()}
+    splits = read_splits(data, sample_by="line" if data.tokenizer == "word" else "document")
+    documents = {split: list(read_column(name, rows, data.text_column)) for split, (name, rows) in splits.items()}
     if data.validation_share:
         documents["train"], documents["validation"] = split_documents(documents["train"], data.validation_share)
     for split in ("train", "validation"):
         if not any(documents.get(split, [])):
             stop(f"the {split} split is empty")
     return documents
-
-
-def open_file(path: str, data: DataArguments) -> Iterable[dict]:
-    suffix = Path(path.removesuffix(".gz")).suffix
-    if suffix not in FORMATS:
-        stop(f"{path}: the name must end in {', '.join(FORMATS)} or one of these and .gz")
-    whole = {"sample_by": "line" if data.tokenizer == "word" else "document"} if suffix == ".txt" else {}
-    with one_line_error(path, OSError, ValueError, RuntimeError):
-        return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **whole)
-
-
-def texts_of(rows: Iterable[dict], name: str, column: str) -> Iterator[str]:
-    with one_line_error(name, OSError, ValueError, RuntimeError):
-        for number, row in enumerate(rows, start=1):
-            if column not in row:
-                raise ValueError(f"there is no column {column!r}; the columns are {', '.join(row)}")
-            if not isinstance(row[column], str):
-                raise ValueError(f"row {number}: column {column!r} holds {row[column]!r}, which is no text")
-            yield row[column]
 
 
 def split_documents(documents: list[str], share: float) -> tuple[list[str], list[str]]:
@@ -224,13 +106,10 @@ def split_documents(documents: list[str], share: float) -> tuple[list[str], list
     return parts if len(documents) > 1 else ([parts[0]], [parts[1]])
 
 
-def make_tokenizer(data: DataArguments, documents: dict[str, list[str]]) -> PreTrainedTokenizerBase:
-    if data.tokenizer in TOKENIZERS:
-        splits = documents if data.vocabulary_from == "all" else ("train",)
-        texts = itertools.chain.from_iterable(documents[split] for split in splits)
-        return TOKENIZERS[data.tokenizer](texts, data.vocab_size)
-    with one_line_error(f"--tokenizer {data.tokenizer}", OSError, ValueError):
-        return AutoTokenizer.from_pretrained(data.tokenizer)
+def train_tokenizer(data: DataArguments, documents: dict[str, list[str]]) -> PreTrainedTokenizerBase:
+    splits = documents if data.vocabulary_from == "all" else ("train",)
+    texts = itertools.chain.from_iterable(documents[split] for split in splits)
+    return make_tokenizer(data.tokenizer, texts, data.vocab_size)
 
 
 def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -257,106 +136,14 @@ def cut(tokens: torch.Tensor, length: int) -> datasets.Dataset:
     return as_rows(window.tolist() for window in tokens.split(length))
 
 
-# Model
-
-
-class LSTMConfig(QRNNConfig):
-    """A QRNN's configuration, for the cache of an LSTM: its last output is kept where a QRNN keeps its last input."""
-
-    model_type = "qrnn_with_lstm"
-    _auto_class = None
-
-    @property
-    def state_widths(self) -> list[tuple[int, int, int]]:
-        return [(width, 1, width) for _, width in self.layer_sizes]
-
-
-class LSTMLayer(nn.Module):
-    """An LSTM called like a `QRNNLayer`, with dropped recurrent weights (Merity et al. 2018)."""
-
-    kernel_size = 2  # its state has a column for the last output, as that of a convolution has for the last input
-
-    def __init__(self, input_size: int, hidden_size: int, weight_dropout: float):
-        super().__init__()
-        self.lstm = nn.LSTM(input_size, hidden_size)
-        self.weight_dropout = weight_dropout
-
-    def forward(self, x, state=None, **marks):
-        """Pads on the right are the only ones that it can be given: what comes after them is not used."""
-        if state is None:
-            zeros = x.new_zeros(1, x.shape[0], self.lstm.hidden_size)
-            state = zeros, zeros
-        else:
-            state = state[1].permute(2, 0, 1), state[0][None]
-        w_ih, w_hh, *biases = self.lstm.all_weights[0]
-        weights = [w_ih, F.dropout(w_hh, self.weight_dropout, self.training), *biases]
-        state = tuple(part.to(x.dtype).contiguous() for part in state)
-        output, h, c = torch.lstm(x, state, weights, True, 1, 0.0, self.training, False, True)
-        return output, (c[0], h[0][..., None])
-
-
-class LSTMForCausalLM(QRNNForCausalLM):
-    """The same model with an LSTM in place of each QRNN: embedding, blocks, dropouts, losses and head are shared."""
-
-    config_class = LSTMConfig
-    _auto_class = None
-    _auto_map = {}
-
-    def __init__(self, config: LSTMConfig):
-        super().__init__(config)
-        for block, (input_size, output_size) in zip(self.model.layers, config.layer_sizes, strict=True):
-            block.mixer.directions = nn.ModuleList([LSTMLayer(input_size, output_size, config.weight_dropout)])
-        self.post_init()
+# Training
 
 
 def make_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> QRNNForCausalLM:
-    path = Path(model_args.model_config)
-    if not path.is_file():
-        path = ROOT / f"configuration/models/{model_args.model_config}.json"
-    if not path.is_file():
-        stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
-    mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
-    with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
-        config = QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **overrides_of(model_args)})
-        config.vocab_size = len(tokenizer)
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            setattr(config, name, getattr(tokenizer, name))
+    config = make_config(model_args, tokenizer)
+    with one_line_error(f"--model-config {model_args.model_config}", ValueError):
         model = QRNNForCausalLM(config)
-        return model if model_args.architecture == "qrnn" else equal_lstm(config, model.num_parameters())
-
-
-def overrides_of(model_args: ModelArguments) -> dict[str, Any]:
-    """The changes to the model configuration; a recipe may also hold them as a mapping."""
-    overrides = model_args.model_overrides
-    overrides = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
-    if not isinstance(overrides, dict):
-        raise ValueError("the changes must read `{name: value, ...}`")
-    unknown = sorted(set(overrides) - set(QRNNConfig.__annotations__))
-    if unknown:
-        raise ValueError(f"unknown fields: {', '.join(unknown)}")
-    return overrides
-
-
-def equal_lstm(config: QRNNConfig, n_parameters: int) -> LSTMForCausalLM:
-    """The LSTM of the same depth that has about so many parameters."""
-
-    def build(hidden_size: int) -> LSTMForCausalLM:
-        changes = {"hidden_size": hidden_size}
-        if config.embedding_size == config.hidden_size:
-            changes["embedding_size"] = hidden_size
-        if config.intermediate_size is not None:
-            changes["intermediate_size"] = round(config.intermediate_size * hidden_size / config.hidden_size)
-        return LSTMForCausalLM(LSTMConfig(**{**config.to_dict(), **changes}))
-
-    def excess(hidden_size: int) -> int:
-        with torch.device("meta"):
-            return build(hidden_size).num_parameters() - n_parameters
-
-    widths = range(1, 4 * config.hidden_size)
-    return build(max(1, bisect.bisect_right(widths, 0, key=excess)))
-
-
-# Training
+    return model if model_args.architecture == "qrnn" else equal_lstm(config, model.num_parameters())
 
 
 def make_trainer(
@@ -382,32 +169,6 @@ def make_trainer(
         data_collator=DataCollatorForTokenClassification(tokenizer),
     )
     return trainer, scored
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the trainer's state is the last file of each."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    return next(filter(is_complete, checkpoints), None)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    try:
-        return isinstance(json.loads((checkpoint / "trainer_state.json").read_text()), dict)
-    except (OSError, ValueError):
-        return False
-
-
-def keep_settings(settings: dict[str, Any], folder: Path) -> None:
-    """A run goes on only with the settings that it began with."""
-    file = folder / "recipe.yaml"
-    text = yaml.safe_dump(settings, sort_keys=True)
-    if last_complete_checkpoint(folder) is not None and file.is_file() and file.read_text(encoding="utf-8") != text:
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        stop(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --output-dir")
-    with one_line_error(f"--output-dir {folder}", OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
 
 
 # Results
@@ -468,19 +229,6 @@ def report(scores: dict[str, dict[str, float | int]]) -> None:
         print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in zip(result, figures, strict=True)))
 
 
-def describe_source(data: DataArguments) -> str:
-    if data.dataset is not None:
-        return f"the dataset `{data.dataset}`"
-    files = (getattr(data, f"{split}_file") for split in SPLITS)
-    return ", ".join(f"`{Path(path).name}`" for path in files if path is not None)
-
-
-def describe_config(config: QRNNConfig) -> str:
-    """The model's own settings, without what Transformers adds when it saves a model."""
-    values = config.to_dict()
-    return json.dumps({name: values[name] for name in QRNNConfig.__annotations__ if name in values}, indent=2)
-
-
 def publish(
     trainer: QRNNTrainer,
     data: DataArguments,
@@ -502,7 +250,7 @@ def publish(
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "device": describe_device(training.device),
-        "versions": f"PyTorch {torch.__version__}, Transformers {transformers.__version__}",
+        "versions": describe_versions(),
         "model_settings": describe_config(trainer.model.config),
         "training_settings": yaml.safe_dump(settings, sort_keys=True).strip(),
         "sample": write_sample(folder, prompt, training.seed, max_new_tokens=200),
@@ -514,13 +262,14 @@ def publish(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    data, model_args, training, settings = read_arguments(argv)
+    (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
+    check_text_arguments(data)
     folder = Path(training.output_dir)
     keep_settings(settings, folder)
     set_seed(training.seed)
 
     texts = read_documents(data)
-    tokenizer = make_tokenizer(data, texts)
+    tokenizer = train_tokenizer(data, texts)
     documents = {split: encode(part, data, tokenizer) for split, part in texts.items()}
     model = make_model(model_args, tokenizer)
     print(", ".join(f"{split}: {sum(map(len, part)):,} tokens" for split, part in documents.items()))

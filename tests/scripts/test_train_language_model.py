@@ -32,9 +32,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_language_model
+from lstm_baseline import LSTMConfig, LSTMForCausalLM, LSTMLayer, equal_lstm
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer
-from train_language_model import DataArguments, LSTMConfig, LSTMForCausalLM, equal_lstm, read_documents
+from train_language_model import DataArguments, read_documents
 
 
 ROOT = Path(__file__).parents[2]
@@ -313,7 +314,7 @@ def test_lstm_is_of_equal_size_and_carries_its_state(config, redraw):
 
 
 def test_lstm_layer_is_an_lstm(redraw):
-    layer = redraw(train_language_model.LSTMLayer(3, 5, weight_dropout=0.5))
+    layer = redraw(LSTMLayer(3, 5, weight_dropout=0.5))
     x = torch.randn(2, 7, 3)
     torch.testing.assert_close(layer(x)[0], layer.lstm(x.transpose(0, 1))[0].transpose(0, 1))
     assert not torch.equal(layer.train()(x)[0], layer(x)[0])

@@ -11,11 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""scripts/language_modeling.py: the tokenizers that are trained on the spot."""
+"""scripts/tokenization.py: the tokenizers that are trained on the spot."""
 
 import pytest
 
-from language_modeling import byte_level_bpe, characters, words
+from tokenization import byte_level_bpe, characters, words
 
 
 TEXTS = ["the <unk> of N <unk> the", "the cat\n  sat", "Ünïcode \t 漢字 🙂\r\n"]

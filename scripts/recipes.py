@@ -1,0 +1,163 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A run from a recipe: a YAML file of data, model and training arguments. Interrupted, it goes on where it stopped."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+
+from command_line import OneLineParser, existing_file, one_line_error, stop
+from modeling_qrnn import QRNNConfig
+
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_CARD = ROOT / "model_card.md"
+# Of the many fields of TrainingArguments, those that --help lists
+COMMON_ARGUMENTS = {
+    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay"),
+    *("optim", "seed", "bf16", "eval_steps", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
+}
+
+
+@dataclass
+class ModelArguments:
+    _argument_group_name = "model"
+
+    model_config: str = field(
+        default="qrnn-small", metadata={"help": "A file of configuration/models, without .json; or a path."}
+    )
+    model_overrides: str = field(
+        default="{}", metadata={"help": "Changes to it, as YAML: `{hidden_size: 512, zoneout: 0.1}`."}
+    )
+    architecture: Literal["qrnn", "lstm"] = field(
+        default="qrnn",
+        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
+    )
+
+
+class RecipeParser(OneLineParser, HfArgumentParser):
+    """HfArgumentParser with one-line errors, whose --help leaves the rarer TrainingArguments to their own page."""
+
+    def __init__(self, argument_classes: Sequence[type], description: str):
+        super().__init__(
+            argument_classes,
+            usage="%(prog)s RECIPE [--option value ...]",
+            description=description,
+            epilog="All other fields of transformers.TrainingArguments are options, too.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("recipe", type=existing_file, metavar="RECIPE", help="a file of configuration/training")
+        rare = {argument.name for argument in fields(TrainingArguments)} - COMMON_ARGUMENTS
+        for action in self._actions:
+            if action.dest in rare:
+                action.help = argparse.SUPPRESS
+
+
+def read_recipe(
+    argv: Sequence[str] | None, argument_classes: Sequence[type], description: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads."""
+    parser = RecipeParser(argument_classes, description)
+    recipe = parser.parse_args(argv).recipe
+    defaults = vars(parser.parse_args([str(recipe)]))
+    with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("this is not a list of `name: value`")
+        unknown = sorted(set(settings) - (set(defaults) - {"recipe"}))
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(map(str, unknown))}")
+    parser.set_defaults(**settings)
+    chosen = vars(parser.parse_args(argv))
+    with one_line_error(recipe, ValueError, TypeError):
+        *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, **fixed: Any) -> QRNNConfig:
+    """The model configuration with its changes, for the vocabulary of the tokenizer."""
+    path = Path(model_args.model_config)
+    if not path.is_file():
+        path = ROOT / f"configuration/models/{model_args.model_config}.json"
+    if not path.is_file():
+        stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
+    mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
+    with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
+        of_tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        changes = {**overrides_of(model_args), "vocab_size": len(tokenizer), **of_tokens, **fixed}
+        return QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **changes})
+
+
+def overrides_of(model_args: ModelArguments) -> dict[str, Any]:
+    """The changes to the model configuration; a recipe may also hold them as a mapping."""
+    overrides = model_args.model_overrides
+    overrides = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    if not isinstance(overrides, dict):
+        raise ValueError("the changes must read `{name: value, ...}`")
+    unknown = sorted(set(overrides) - set(own_fields(QRNNConfig)))
+    if unknown:
+        raise ValueError(f"unknown fields: {', '.join(unknown)}")
+    return overrides
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
+    """The fields that make a model what it is, without those of every configuration of Transformers."""
+    common = {argument.name for argument in fields(PreTrainedConfig)}
+    return [argument.name for argument in fields(config_class) if argument.name not in common]
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the trainer's state is the last file of each."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return next(filter(is_complete, checkpoints), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    try:
+        return isinstance(json.loads((checkpoint / "trainer_state.json").read_text()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def keep_settings(settings: dict[str, Any], folder: Path) -> None:
+    """A run goes on only with the settings that it began with."""
+    file = folder / "recipe.yaml"
+    text = yaml.safe_dump(settings, sort_keys=True)
+    if last_complete_checkpoint(folder) is not None and file.is_file() and file.read_text(encoding="utf-8") != text:
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
+        stop(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --output-dir")
+    with one_line_error(f"--output-dir {folder}", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def describe_config(config: PreTrainedConfig) -> str:
+    """The model's own settings, without what Transformers adds when it saves a model."""
+    values = config.to_dict()
+    return json.dumps({name: values[name] for name in own_fields(type(config))}, indent=2)
+
+
+def describe_versions() -> str:
+    return f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"

@@ -1,0 +1,104 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The texts that the programs train on: the splits of a dataset on the Hub, or files."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+
+from command_line import one_line_error, stop
+
+
+SPLITS = ("train", "validation", "test")
+FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class TextArguments:
+    """Where the texts come from, and how they become tokens."""
+
+    _argument_group_name = "data"
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "A dataset on the Hub, or a folder: its splits train, validation and test."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "The configuration of --dataset."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "A file: .txt (UTF-8), .csv, .json, .jsonl or .parquet, also with .gz."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "The same, for validation."})
+    test_file: str | None = field(default=None, metadata={"help": "The same, for the test."})
+    text_column: str = field(default="text", metadata={"help": "The column with the text."})
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Hold out this last part of the training text for validation."}
+    )
+    tokenizer: str = field(
+        default="word",
+        metadata={"help": "`word`, `character` or `bpe`, trained here; or the name of one on the Hub, or its folder."},
+    )
+    vocab_size: int = field(default=1_000_000, metadata={"help": "Most tokens of a tokenizer that is trained here."})
+    vocabulary_from: Literal["train", "all"] = field(
+        default="train", metadata={"help": "Splits to train the tokenizer on."}
+    )
+
+
+def check_text_arguments(data: TextArguments) -> None:
+    if (data.dataset is None) == (data.train_file is None):
+        stop("give either --train-file or --dataset")
+    if not 0 <= data.validation_share < 1:
+        stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
+    for split in SPLITS:
+        path = getattr(data, f"{split}_file")
+        if path is not None and not Path(path).is_file():
+            stop(f"there is no file {path!r}")
+
+
+def read_splits(data: TextArguments, sample_by: str = "line") -> dict[str, tuple[str, Iterable[dict]]]:
+    """The name and the rows of each split; a row of a text file is a line, or the whole `document`."""
+    if data.dataset is not None:
+        with one_line_error(f"--dataset {data.dataset}", OSError, ValueError, RuntimeError):
+            splits = datasets.load_dataset(data.dataset, data.dataset_config, streaming=True)
+        return {split: (f"{data.dataset}, {split}", splits[split]) for split in SPLITS if split in splits}
+    files = {split: getattr(data, f"{split}_file") for split in SPLITS}
+    return {split: (path, open_file(path, sample_by)) for split, path in files.items() if path is not None}
+
+
+def open_file(path: str, sample_by: str) -> Iterable[dict]:
+    suffix = Path(path.removesuffix(".gz")).suffix
+    if suffix not in FORMATS:
+        stop(f"{path}: the name must end in {', '.join(FORMATS)} or one of these and .gz")
+    options = {"sample_by": sample_by} if suffix == ".txt" else {}
+    with one_line_error(path, OSError, ValueError, RuntimeError):
+        return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
+
+
+def read_column(name: str, rows: Iterable[dict], column: str, kind: type = str) -> Iterator[Any]:
+    """What a column holds, row by row; a mistake ends the program with the name and the row."""
+    with one_line_error(name, OSError, ValueError, RuntimeError):
+        for number, row in enumerate(rows, start=1):
+            if column not in row:
+                raise ValueError(f"there is no column {column!r}; the columns are {', '.join(row)}")
+            if not isinstance(row[column], kind):
+                raise ValueError(f"row {number}: column {column!r} holds {row[column]!r}, which is no {kind.__name__}")
+            yield row[column]
+
+
+def describe_source(data: TextArguments) -> str:
+    if data.dataset is not None:
+        return f"the dataset `{data.dataset}`"
+    files = (getattr(data, f"{split}_file") for split in SPLITS)
+    return ", ".join(f"`{Path(path).name}`" for path in files if path is not None)
