@@ -36,11 +36,13 @@ def check_training(training: TrainingArguments, metrics: set[str]) -> None:
     metric = training.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in {*metrics, "loss"}:
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
-    if training.train_sampling_strategy == "group_by_length" and training.save_strategy == "steps":
+    if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
         stop(
             "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "
             "go on from the end of one: --save-strategy must be epoch, or no"
         )
+    if training.load_best_model_at_end and training.save_total_limit == 1:
+        stop("--save-total-limit must be at least 2 with the best model kept: the best checkpoint, and the last one")
 
 
 def make_trainer(

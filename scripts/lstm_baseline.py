@@ -54,6 +54,8 @@ class LSTMLayer(nn.Module):
         """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN)."""
         if segment_ids is not None or return_history:
             raise ValueError("this LSTM reads one sequence a row, and its state does not roll back")
+        if attention_mask is not None and not (attention_mask[:, 1:] <= attention_mask[:, :-1]).all():
+            raise ValueError("`attention_mask` must have its pads on the right, which this LSTM needs")
         if self.reverse:
             turned = turn_around(x.shape[:2], attention_mask, x.device)[..., None]
             output, state = self._run(x.gather(1, turned.expand_as(x)), state)
@@ -78,18 +80,11 @@ class LSTMLayer(nn.Module):
 
 
 def turn_around(shape: torch.Size, is_real: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Where each step of each row comes from, `(batch, seq_len)`, if its real tokens are read from the last one on.
-
-    Raises:
-        ValueError: for pads that are not on the right.
-    """
+    """Where each step of each row comes from, `(batch, seq_len)`, if its real tokens are read from the last one on."""
     steps = torch.arange(shape[1], device=device).expand(shape)
     if is_real is None:
         return steps.flip(1)
-    lengths = is_real.sum(dim=1, keepdim=True)
-    if not torch.equal(is_real, steps < lengths):
-        raise ValueError("`attention_mask` must have its pads on the right, which this LSTM needs")
-    return torch.where(is_real, lengths - 1 - steps, steps)
+    return torch.where(is_real, is_real.sum(dim=1, keepdim=True) - 1 - steps, steps)
 
 
 class LSTMInEachLayer(QRNNPreTrainedModel):

@@ -219,7 +219,7 @@ def write_sample(folder: Path, row: dict[str, Any]) -> str:
         tokenizer=AutoTokenizer.from_pretrained(folder),
     )
     texts = {name: row[name] for name in ("text", "text_pair") if name in row}
-    (answer,) = [classifier(texts)] if isinstance(classifier(texts), dict) else classifier(texts)
+    answer = classifier(texts)
     return "\n".join([*texts.values(), f"-> {answer['label']} ({answer['score']:.2f})"])
 
 
