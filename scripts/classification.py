@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.model_selection import train_test_split
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from command_line import one_line_error, stop
@@ -43,6 +44,21 @@ def check_training(training: TrainingArguments, metrics: set[str]) -> None:
         )
     if training.load_best_model_at_end and training.save_total_limit == 1:
         stop("--save-total-limit must be at least 2 with the best model kept: the best checkpoint, and the last one")
+
+
+def with_validation(
+    splits: Mapping[str, Dataset], share: float, seed: int, stratify: str | None = None
+) -> dict[str, Dataset]:
+    """The splits, with a share of the training rows for validation: drawn at random, evenly by `stratify`, a column."""
+    if share:
+        rows = splits["train"]
+        labels = None if stratify is None else rows[stratify]
+        with one_line_error(f"--validation-share {share}", ValueError):
+            parts = train_test_split(np.arange(len(rows)), test_size=share, random_state=seed, stratify=labels)
+        return {**splits, "train": rows.select(parts[0]), "validation": rows.select(parts[1])}
+    if "validation" not in splits:
+        stop("the validation split is empty: give --validation-file or --validation-share")
+    return dict(splits)
 
 
 def make_trainer(

@@ -39,7 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -52,7 +52,14 @@ from transformers import (
     set_seed,
 )
 
-from classification import check_training, make_trainer, predict, train_to_the_end, write_results
+from classification import (
+    check_training,
+    make_trainer,
+    predict,
+    train_to_the_end,
+    with_validation,
+    write_results,
+)
 from command_line import one_line_error, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
@@ -142,29 +149,13 @@ def as_rows(columns: dict[str, list], data: DataArguments, names: Sequence[str])
     return Dataset.from_dict({**texts, "label": [names.index(name) for name in columns[data.label_column]]})
 
 
-def split_off(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The rows without this share of them, and the share: drawn at random, label by label."""
-    with one_line_error(f"--validation-share {share}", ValueError):
-        parts = train_test_split(np.arange(len(rows)), test_size=share, random_state=seed, stratify=rows["label"])
-    return tuple(rows.select(part) for part in parts)
-
-
-def with_validation(splits: dict[str, Dataset], data: DataArguments, seed: int) -> dict[str, Dataset]:
-    if data.validation_share:
-        train, validation = split_off(splits["train"], data.validation_share, seed)
-        return {**splits, "train": train, "validation": validation}
-    if "validation" not in splits:
-        stop("the validation split is empty: give --validation-file or --validation-share")
-    return splits
-
-
 def cut_into_folds(rows: Dataset, data: DataArguments, seed: int) -> Iterator[dict[str, Dataset]]:
     """The splits of each fold: one part is the test, and of the others a share is the validation."""
     with one_line_error(f"--folds {data.folds}", ValueError):
         folds = StratifiedKFold(data.folds, shuffle=True, random_state=seed)
         for train, test in folds.split(np.arange(len(rows)), rows["label"]):
             parts = {"train": rows.select(train), "test": rows.select(test)}
-            yield with_validation(parts, data, seed)
+            yield with_validation(parts, data.validation_share, seed, stratify="label")
 
 
 def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -299,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if data.folds:
         cross_validate(splits["train"], names, data, model_args, training, settings)
         return
-    splits = with_validation(splits, data, training.seed)
+    splits = with_validation(splits, data.validation_share, training.seed, stratify="label")
     train(splits, names, describe_source(data), data, model_args, training, settings)
 
 
