@@ -49,7 +49,7 @@ def check_training(training: TrainingArguments, metrics: set[str]) -> None:
 def with_validation(
     splits: Mapping[str, Dataset], share: float, seed: int, stratify: str | None = None
 ) -> dict[str, Dataset]:
-    """The splits, with a share of the training rows for validation: drawn at random, evenly by `stratify`, a column."""
+    """The splits, with a share of the training rows for validation: drawn at random, evenly by one column."""
     if share:
         rows = splits["train"]
         labels = None if stratify is None else rows[stratify]
