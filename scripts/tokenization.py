@@ -115,4 +115,8 @@ def train_tokenizer(
         options = {"add_prefix_space": True} if of_words and name == "bpe" else {}
         return TOKENIZERS[name](chosen, data.vocab_size, **options)
     with one_line_error(f"--tokenizer {name}" if init_from is None else f"--init-from {name}", OSError, ValueError):
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None and tokenizer.eos_token is None:
+            raise ValueError("it has neither a pad token nor an end token to pad with")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # what is a pad is told by the mask alone
+        return tokenizer

@@ -69,7 +69,7 @@ from results import describe_run, publish, write_scores
 from text_data import (
     SPLITS,
     TextArguments,
-    a_text_with_words,
+    a_text,
     check_text_arguments,
     describe_source,
     read_columns,
@@ -128,12 +128,14 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
     columns, names = {}, None
     for split, (name, rows) in read_splits(data).items():
         feature = (rows.features or {}).get(data.label_column)
-        readers = dict.fromkeys(text_columns(data), a_text_with_words)
+        readers = dict.fromkeys(text_columns(data), a_text)
         readers[data.label_column] = functools.partial(a_label, feature=feature, known=names)
         columns[split] = read_columns(name, rows, readers)
         if not columns[split][data.label_column]:
             stop(f"{name}: the {split} split is empty")
         if split == "train":
+            if not any(map(str.strip, columns[split][data.text_column])):
+                stop(f"{name}: column {data.text_column!r} holds no words")
             names = all_names(columns[split][data.label_column], feature)
             if len(names) < 2:
                 stop(f"{name}: column {data.label_column!r} holds one label only, {names[0]!r}")
@@ -159,13 +161,16 @@ def cut_into_folds(rows: Dataset, data: DataArguments, seed: int) -> Iterator[di
 
 
 def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The tokens and the label of each row; texts are cut only if that was asked for."""
+    """The tokens and the label of each row. Texts are cut only if that was asked for; one without words is a pad."""
     texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
     tokens = tokenizer(*texts)["input_ids"]
     if data.max_length is not None:
         n_long = sum(len(ids) > data.max_length for ids in tokens)
         print(f"{split}: {n_long:,} of {len(tokens):,} texts cut to {data.max_length} tokens")
         tokens = tokenizer(*texts, truncation=True, max_length=data.max_length)["input_ids"]
+    if not all(tokens):
+        print(f"{split}: {sum(not ids for ids in tokens):,} of {len(tokens):,} texts have no words")
+    tokens = [ids or [tokenizer.pad_token_id] for ids in tokens]
     return Dataset.from_dict({"input_ids": tokens, "labels": rows["label"][:]})
 
 
@@ -248,7 +253,8 @@ def train(
             run = describe_run(__file__, "text-classification", source, trainer, settings, scores)
             run["figures"], run["report"] = ["loss", *METRICS, "texts"], scored[last][1].rstrip()
             run["scoring"] = "Macro F1 is the mean of the labels' F1, by scikit-learn; the loss is in nats per text."
-            run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, splits[last][0])
+            told = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
+            run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, told)
             publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})
     return scores
 

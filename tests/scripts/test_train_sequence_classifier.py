@@ -187,6 +187,14 @@ def test_texts_are_cut_only_if_that_is_asked_for(run, capsys):
     assert f"test: {n_long} of 30 texts cut to 3 tokens" in capsys.readouterr().out
 
 
+def test_texts_without_words_count(run, capsys):
+    """Alone in a batch too."""
+    Path("blank.jsonl").write_text('{"text": "", "label": "good"}\n{"text": " ", "label": "bad"}\n')
+    scores, _ = run(test_file="blank.jsonl", num_train_epochs=1)
+    assert "test: 2 of 2 texts have no words" in capsys.readouterr().out
+    assert scores["test"]["accuracy"] == 0.5  # for a model they are one text
+
+
 def test_lstm_of_equal_size(run, capsys):
     scores, folder = run(architecture="lstm")
     assert scores["test"]["accuracy"] > 0.8
@@ -392,7 +400,7 @@ MISTAKES = {
     "gap among numbers": (["--train-file", "gap.csv"], "gap.csv: row 3: column 'label' holds None, which is no label"),
     "fraction": (["--train-file", "fraction.csv"], "fraction.csv: row 1: column 'label' holds 0.5, which is no label"),
     "no text": (["--train-file", "untold.jsonl"], "untold.jsonl: row 1: column 'text' holds 5, which is no text"),
-    "blank text": (["--validation-file", "blank.jsonl"], "blank.jsonl: row 2: column 'text' holds ' ', which has no"),
+    "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: column 'text' holds no words"),
     "one label": (["--train-file", "one.csv"], "one.csv: column 'label' holds one label only, 'good'"),
     "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
     "not JSON": (["--train-file", "broken.jsonl"], "broken.jsonl: "),
@@ -430,7 +438,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     Path("gap.csv").write_text("text,label\na,1\nb,0\nc,\n")
     Path("fraction.csv").write_text("text,label\na,0.5\n")
     Path("untold.jsonl").write_text('{"text": 5, "label": "x"}\n')
-    Path("blank.jsonl").write_text('{"text": "a", "label": "good"}\n{"text": " ", "label": "bad"}\n')
+    Path("blank.jsonl").write_text('{"text": "", "label": "good"}\n{"text": " ", "label": "bad"}\n')
     Path("one.csv").write_text("text,label\na,good\nb,good\n")
     Path("few.csv").write_text("text,label\na,good\nb,bad\nc,bad\nd,bad\n")
     Path("empty.csv").write_text("text,label\n")
