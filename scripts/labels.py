@@ -51,4 +51,5 @@ def is_number(name: str) -> bool:
 
 def config_names(names: Sequence[str]) -> dict[str, dict]:
     """The labels as a model's configuration holds them."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    label2id = {name: number for number, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": label2id}

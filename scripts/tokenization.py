@@ -46,11 +46,13 @@ def byte_level_bpe(texts: Iterable[str], vocab_size: int, add_prefix_space: bool
     )
     bpe.train_from_iterator(texts, trainer)
     # A prompt starts as every block in training does.
-    bpe.post_processor = processors.TemplateProcessing(
+    marks = processors.TemplateProcessing(
         single=f"{BEGIN} $A",
         pair=f"{BEGIN} $A {END} $B",
         special_tokens=[(token, bpe.token_to_id(token)) for token in (BEGIN, END)],
     )
+    # The space before a word is part of its token, but not of the place in the text that is told for it.
+    bpe.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), marks])
     return fast_tokenizer(bpe, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
