@@ -35,16 +35,8 @@ LANGUAGE_MODELS = {
 CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
-SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true", "--model-overrides", json.dumps(SMALL)]
-    "--model-overrides",
-    json.dumps(SMALL),
-    "--max-steps",
-    "6",
-    "--logging-steps",
-    "2",
-    "--disable-tqdm",
-    "true",
-]
+SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true"]
+SMALLER += ["--model-overrides", json.dumps(SMALL)]
 
 
 def make_text(seed: int, n_lines: int = 60) -> str:
