@@ -13,13 +13,12 @@
 # limitations under the License.
 """The model of a run: new, with the body of a trained one, or the LSTM of equal size."""
 
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
-from command_line import one_line_error, stop
+from command_line import one_line_error
 from lstm_baseline import LSTM_CLASSES, equal_lstm
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 from recipes import ModelArguments, make_config, overrides_of
@@ -57,8 +56,3 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
             if names:
                 raise ValueError(f"{problem.replace('_keys', '')} weights: {', '.join(names)}")
     return model
-
-
-def check_init_from(model_args: ModelArguments) -> None:
-    if model_args.init_from is not None and not (Path(model_args.init_from) / "config.json").is_file():
-        stop(f"--init-from {model_args.init_from}: there is no model in that folder")
