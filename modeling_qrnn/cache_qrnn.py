@@ -298,8 +298,9 @@ def load_recurrent_state(
     Example:
         See `save_recurrent_state`.
     """
+    device = torch.device(device)
     try:
-        file = safe_open(path, framework="pt", device=str(device))
+        file = safe_open(path, framework="pt", device="cpu" if device.type == "cpu" else str(device))
     except SafetensorError as error:
         raise ValueError(f"`path` must be a safetensors file, but {path} is none: {error}") from error
     with file:
