@@ -270,9 +270,7 @@ class QRNNTrainer(Trainer):
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; the weights at the end are the average, if there is one."""
         output = super().train(*args, **kwargs)
-        with torch.no_grad():
-            for parameter, average in self._averages():
-                parameter.copy_(average)
+        self._write(self._averages())
         return output
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
@@ -382,13 +380,20 @@ class QRNNTrainer(Trainer):
     def _averaged_weights(self) -> Iterator[None]:
         """The averaged weights for a while, if there are any."""
         own = [(parameter, parameter.detach().clone()) for parameter, _ in self._averages()]
-        for parameter, average in self._averages():
-            parameter.copy_(average)
+        self._write(self._averages())
         try:
             yield
         finally:
-            for parameter, values in own:
-                parameter.copy_(values)
+            self._write(own)
+
+    @torch.no_grad()
+    def _write(self, values: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+        """Give parameters new values."""
+        for parameter, value in values:
+            parameter.copy_(value)
+        for module in self.model.modules():
+            if hasattr(module, "reshard"):  # FSDP2 may still hold what it gathered of the old values
+                module.reshard()
 
     # The carried state is saved and restored where Trainer does so with the random numbers: by every process, and in
     # the only place where both are those of the step to come. The file holds the streams of all processes.

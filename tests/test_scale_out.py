@@ -41,7 +41,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "tru
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Path:
     """What process_runs.py leaves; of the workers of a test session one starts it."""
-    folder = tmp_path_factory.getbasetemp().parent / "process_runs"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "process_runs"
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir()
@@ -116,8 +117,8 @@ def test_sharded_model_is_saved_with_its_own_code(name, runs):
 
 
 def test_averages_of_shards(runs):
-    """NT-ASGD, whose average is a part of the optimiser's state."""
-    assert_same_run(runs / "two_averaging", runs / "one_averaging", rtol=1e-4)
+    """NT-ASGD: what FSDP gathered of the averages for an evaluation must not be trained on."""
+    assert_same_run(runs / "two_averaging", runs / "one_averaging")
 
 
 # Transformers' own parallelism
@@ -164,6 +165,7 @@ RECIPE = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     lines = [f"{first} likes {second} and {third} ." for first in "abcde" for second in "fghij" for third in "klmno"]
     Path("text.txt").write_text("\n".join(lines))
     Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
@@ -179,7 +181,7 @@ def launch(configuration: str, *options: str | Path, **kwargs) -> subprocess.Pop
 
 def train_in_one(output: str) -> dict[str, list[float]]:
     """The program as one process, with the batch of two; its losses."""
-    options = ["--output-dir", output, "--per-device-train-batch-size", "4", "--use-cpu", "true"]
+    options = ["--output-dir", output, "--per-device-train-batch-size", "4"]
     train_language_model.main(["recipe.yaml", *options])
     return losses_in(json.loads(Path(output, "checkpoint-30/trainer_state.json").read_text())["log_history"])
 
@@ -236,14 +238,13 @@ def test_one_process(folder):
 
 @pytest.mark.slow
 def test_quickstart(folder):
-    """One process writes and reports; the score is that of all held-out text, whoever reads which part."""
+    """One process writes and reports."""
     options = ["--max-steps", "2", "--output-dir", "two"]
     launcher = launch("cpu_two_processes", ROOT / "scripts/quickstart.py", *options)
     said, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 0, said
     assert said.count("Model card:") == 1
-    model = AutoModelForCausalLM.from_pretrained("two")
-    model.save_pretrained("again")
+    assert AutoModelForCausalLM.from_pretrained("two").num_parameters() > 1e6
     assert Path("two/README.md").is_file() and Path("two/loss_curve.png").is_file()
 
 
