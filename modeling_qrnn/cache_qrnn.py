@@ -187,7 +187,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         self.change_batch(lambda rows: rows[indices.to(rows.device)])
 
     def change_batch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Put in the place of each part of the state what `change` makes of it; all parts have a row for a sequence."""
+        """Replace each part of the state by what `change` makes of it; all parts have a row for each sequence."""
         for states in (self.conv_states, self.recurrent_states):
             if states[0] is not None:
                 states[0] = change(states[0])

@@ -343,12 +343,12 @@ class QRNNPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: for pipeline parallelism of a model that Transformers would not cut right.
         """
-        if mesh_manager is not None and distributed_config.pp_size > 1:
-            if not (cls._pp_plan and model.config.base_model_pp_plan):
-                raise ValueError(
-                    f"`pp_size` must be 1 for this model, got {distributed_config.pp_size}: only causal language "
-                    "models can be cut into stages, and only without dense connections and widths beside `hidden_size`"
-                )
+        is_cut = mesh_manager is not None and distributed_config.pp_size > 1
+        if is_cut and not (cls._pp_plan and model.config.base_model_pp_plan):
+            raise ValueError(
+                f"`pp_size` must be 1 for this model, got {distributed_config.pp_size}: only causal language models "
+                "can be cut into stages, and only without dense connections and widths beside `hidden_size`"
+            )
         return super().maybe_distribute_model(model, distributed_config, mesh_manager)
 
 

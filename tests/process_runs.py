@@ -48,7 +48,9 @@ MIDDLE = 8  # a checkpoint within an epoch
 
 def start(n_processes: int, function: Callable, *args, **kwargs) -> None:
     """Call the function in so many processes."""
-    start_processes(_as_process, (n_processes, get_free_port(), function, args, kwargs), n_processes, start_method="fork")
+    start_processes(
+        _as_process, (n_processes, get_free_port(), function, args, kwargs), n_processes, start_method="fork"
+    )
 
 
 def _as_process(rank: int, n_processes: int, port: int, function: Callable, args: tuple, kwargs: dict) -> None:

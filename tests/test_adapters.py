@@ -152,7 +152,9 @@ def test_trained_by_trainer_the_adapter_learns_and_the_model_stays(stack, target
     adapted = adapt(model, target)
     losses = train(make_trainer(adapted, labels=lambda row: row))
     assert sum(losses[-3:]) < 0.97 * sum(losses[:3])
-    merged_in = {key.replace(".base_layer", ""): value for key, value in weights_of(model).items() if "lora" not in key}
+    merged_in = {
+        key.replace(".base_layer", ""): value for key, value in weights_of(model).items() if "lora" not in key
+    }
     torch.testing.assert_close(merged_in, before, rtol=0, atol=0)
 
     adapted.save_pretrained(tmp_path / "adapter")
@@ -271,7 +273,11 @@ def test_adapter_loads_in_another_process(batch, tmp_path):
     make_model(**STACKS["residual"]).save_pretrained(base)
     adapted = adapt(QRNNForCausalLM.from_pretrained(base), "all-linear")
     adapted.save_pretrained(adapter)
-    assert {path.name for path in adapter.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in adapter.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     ids = batch["input_ids"]
     torch.save((ids, logits_of(adapted, {"input_ids": ids})), values)
     root = Path(__file__).resolve().parent.parent

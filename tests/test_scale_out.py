@@ -147,8 +147,9 @@ RECIPE = {
     "validation_share": 0.2,
     "model_config": "qrnn-tiny",
     "model_overrides": {
-        **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2},
-        **{"input_dropout": 0, "hidden_dropout": 0, "output_dropout": 0},
+        **dict.fromkeys(("input_dropout", "hidden_dropout", "output_dropout"), 0),
+        **dict.fromkeys(("hidden_size", "intermediate_size"), 16),
+        "num_hidden_layers": 2,
     },
     "bptt": 16,
     "max_steps": 30,
@@ -157,7 +158,7 @@ RECIPE = {
     "eval_steps": 10,
     "save_steps": 1,
     "save_total_limit": 2,
-    "logging_steps": 2,
+    "logging_steps": 1,  # a mean of several steps is cut short by a resumption
     "disable_tqdm": True,
 }
 

@@ -54,7 +54,9 @@ def test_file_is_read_whole(path):
 def test_file_starts_what_it_says(path):
     _, args = launch_arguments(path)
     launcher, n_processes, n_machines = LAUNCHES[path.stem]
-    used = [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu") if getattr(args, name)]
+    used = [
+        name for name in ("multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu") if getattr(args, name)
+    ]
     assert used == ([] if launcher == "none" else [launcher])
     assert (args.num_processes, args.num_machines) == (n_processes, n_machines)
 
