@@ -39,7 +39,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import datasets
 import torch
 import torch.nn.functional as F
-import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
@@ -56,8 +55,10 @@ from transformers import (
 )
 
 from command_line import OneLineParser, check_processes, existing_file, one_line_error, positive_int, stop
-from language_modeling import bits, describe_device, plot_loss, write_sample
+from curves import plot_loss, points
+from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from results import describe_device, describe_versions
 from tokenization import BEGIN, END, PAD, byte_level_bpe
 
 
@@ -343,8 +344,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     bits_per_nat = bits(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
     history = trainer.state.log_history
     plot_loss(
-        [(entry["step"], entry["loss"] * bits_per_nat) for entry in history if "loss" in entry],
-        [(entry["step"], entry["eval_bits_per_byte"]) for entry in history if "eval_bits_per_byte" in entry],
+        [(step, loss * bits_per_nat) for step, loss in points(history, "loss")],
+        points(history, "eval_bits_per_byte"),
         "bits per byte",
         args.output_dir / "loss_curve.png",
         baselines,
@@ -366,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "block_length": args.block_length,
         "seconds": trained["train_runtime"],
         "device": describe_device(training_args.device),
-        "versions": f"PyTorch {torch.__version__}, Transformers {transformers.__version__}",
+        "versions": describe_versions(),
         "model_settings": args.model_config.read_text(encoding="utf-8").strip(),
         "training_settings": yaml.safe_dump(training_settings, sort_keys=False).strip(),
         "sample": sample,

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import transformers
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
@@ -31,7 +29,6 @@ from modeling_qrnn import QRNNConfig
 
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL_CARD = ROOT / "model_card.md"
 # Of the many fields of TrainingArguments, those that --help lists
 COMMON_ARGUMENTS = {
     *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay"),
@@ -55,6 +52,13 @@ class ModelArguments:
     architecture: Literal["qrnn", "lstm"] = field(
         default="qrnn",
         metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder of a trained model: begin with its tokenizer and its weights, but for the head. Its "
+            "configuration stands in for --model-config."
+        },
     )
 
 
@@ -163,13 +167,3 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     with one_line_error(f"--output-dir {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-
-
-def describe_config(config: PreTrainedConfig) -> str:
-    """The model's own settings, without what Transformers adds when it saves a model."""
-    values = config.to_dict()
-    return json.dumps({name: values[name] for name in own_fields(type(config))}, indent=2)
-
-
-def describe_versions() -> str:
-    return f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"
