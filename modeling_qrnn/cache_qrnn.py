@@ -139,7 +139,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     def _leave_inference_mode(self) -> None:
         """What inference mode made cannot be written in place outside of it: go on with a copy."""
         if self.conv_states[0].is_inference() and not torch.is_inference_mode_enabled():
-            self._change_batch(torch.clone)
+            self.change_batch(torch.clone)
             self.cumulative_length = self.cumulative_length.clone()
 
     def _needs_buffer(self, buffer: torch.Tensor | None, new: torch.Tensor) -> bool:
@@ -180,13 +180,14 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row of the batch."""
-        self._change_batch(lambda rows: rows.repeat_interleave(repeats, dim=0))
+        self.change_batch(lambda rows: rows.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows of the batch, in this order; a mask picks rows too."""
-        self._change_batch(lambda rows: rows[indices.to(rows.device)])
+        self.change_batch(lambda rows: rows[indices.to(rows.device)])
 
-    def _change_batch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def change_batch(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace each part of the state by what `change` makes of it; all parts have a row for each sequence."""
         for states in (self.conv_states, self.recurrent_states):
             if states[0] is not None:
                 states[0] = change(states[0])
@@ -297,8 +298,9 @@ def load_recurrent_state(
     Example:
         See `save_recurrent_state`.
     """
+    device = torch.device(device)
     try:
-        file = safe_open(path, framework="pt", device=str(device))
+        file = safe_open(path, framework="pt", device="cpu" if device.type == "cpu" else str(device))
     except SafetensorError as error:
         raise ValueError(f"`path` must be a safetensors file, but {path} is none: {error}") from error
     with file:

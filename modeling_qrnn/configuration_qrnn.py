@@ -276,6 +276,31 @@ class QRNNConfig(QRNNStackConfig):
             outputs[-1] = self.input_size
         return outputs
 
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How Transformers shards the layers for tensor parallelism.
+
+        The weights are split, not the channels: the gates are gathered, so that each process has the whole state, to
+        carry and to save.
+        """
+        plan = {"layers.*.mixer.directions.*.gate_proj": "colwise_gather_output"}
+        if self.connection == "residual":
+            plan["layers.*.out_proj"] = "rowwise_split_input"
+        if self.intermediate_size is not None:
+            plan |= {"layers.*.mlp.gate_up_proj": "packed_colwise", "layers.*.mlp.down_proj": "rowwise"}
+        return plan
+
+    @property
+    def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:
+        """Where Transformers cuts the model for pipeline parallelism: between layers, if all widths are equal."""
+        if self.connection == "dense" or {self.input_size, *self.layer_widths} != {self.hidden_size}:
+            return None
+        return {
+            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+            "norm": (["hidden_states"], ["hidden_states"]),
+        }
+
     def validate_optional_fields(self):
         """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
         for name in ("embedding_size", "classifier_hidden_size"):

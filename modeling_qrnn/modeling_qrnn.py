@@ -13,6 +13,8 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -229,6 +231,17 @@ class QRNNBlock(GradientCheckpointingLayer):
         return hidden_states
 
 
+@contextmanager
+def own_class(model: PreTrainedModel) -> Iterator[None]:
+    """The class that a model had before FSDP2 gave it one of torch's, whose code would be saved in place of ours."""
+    sharded = type(model)
+    model.__class__ = next(cls for cls in sharded.__mro__ if not cls.__module__.startswith("torch."))
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
+
+
 class QRNNPreTrainedModel(PreTrainedModel):
     """What all QRNN models share: initialisation, the flags that Transformers reads, and saving with code."""
 
@@ -320,7 +333,23 @@ class QRNNPreTrainedModel(PreTrainedModel):
         See `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self._auto_map}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with own_class(self):
+            super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def maybe_distribute_model(cls, model, distributed_config, mesh_manager):
+        """Spread a model that is being loaded over processes, as `distributed_config` says.
+
+        Raises:
+            ValueError: for pipeline parallelism of a model that Transformers would not cut right.
+        """
+        is_cut = mesh_manager is not None and distributed_config.pp_size > 1
+        if is_cut and not (cls._pp_plan and model.config.base_model_pp_plan):
+            raise ValueError(
+                f"`pp_size` must be 1 for this model, got {distributed_config.pp_size}: only causal language models "
+                "can be cut into stages, and only without dense connections and widths beside `hidden_size`"
+            )
+        return super().maybe_distribute_model(model, distributed_config, mesh_manager)
 
 
 class QRNNModel(QRNNPreTrainedModel):
@@ -506,6 +535,9 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
     accepts_loss_kwargs = True
 
     def __init__(self, config: QRNNConfig):
@@ -667,6 +699,8 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
     accepts_loss_kwargs = True
 
     def __init__(self, config: QRNNConfig):

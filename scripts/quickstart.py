@@ -54,7 +54,7 @@ from transformers import (
     set_seed,
 )
 
-from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
+from command_line import OneLineParser, check_processes, existing_file, one_line_error, positive_int, stop
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
@@ -291,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     args = parse_arguments(argv)
     training_args, training_settings = read_training_arguments(args)
+    check_processes(training_args.world_size)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
         config = QRNNConfig.from_pretrained(args.model_config)
     set_seed(training_args.seed)
@@ -335,6 +336,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = trainer.train().metrics
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
     trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
 
     prompt = args.prompt or " ".join(held_out_texts[0].split()[:8])
     sample = write_sample(args.output_dir, prompt, training_args.seed)

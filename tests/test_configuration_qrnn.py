@@ -14,6 +14,7 @@
 """`QRNNConfig`: defaults, what it refuses, what survives a file, and the widths it works out."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -234,3 +235,27 @@ def test_the_language_model_of_the_paper_has_its_size():
         model = QRNNForCausalLM(config)
     gates = 3 * 640 * (2 * 640 + 1)
     assert model.num_parameters() == 2 * 10_000 * 640 + 2 * gates == 17_719_040
+
+
+PIPELINES = {
+    "plain": ({}, True),
+    "tied": ({"tie_word_embeddings": True}, True),
+    "residual": ({"connection": "residual"}, True),
+    "dense": ({"connection": "dense"}, False),
+    "narrow": ({"embedding_size": 32}, False),
+    "narrow residual": ({"embedding_size": 32, "connection": "residual"}, False),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipeline_plan_is_that_of_models_of_one_width(name):
+    fields, has_plan = PIPELINES[name]
+    assert (QRNNConfig(hidden_size=64, **fields).base_model_pp_plan is not None) == has_plan
+
+
+@pytest.mark.parametrize("fields", [{}, {"bidirectional": True}, {"connection": "residual", "intermediate_size": 8}])
+def test_tensor_parallel_plan_names_every_product_of_the_layers(fields):
+    config = QRNNConfig(vocab_size=10, hidden_size=8, **fields)
+    linear = {name for name, module in QRNNModel(config).named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {re.sub(r"\d+", "*", name) for name in linear} == set(config.base_model_tp_plan)
+    assert "base_model_tp_plan" not in config.to_dict()

@@ -198,19 +198,6 @@ def test_other_settings_need_another_folder(run):
         run("--learning-rate", "0.5")
 
 
-def test_two_processes_share_the_streams(run, tmp_path):
-    """Two of two streams each train as one of four does; of what is evaluated each reads all."""
-    settings = {"model_overrides": {**RECIPE["model_overrides"], "input_dropout": 0, "hidden_dropout": 0}}
-    settings["model_overrides"]["output_dropout"] = 0
-    scores, folder = run(output="one", **settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [ROOT / "scripts/train_language_model.py", "recipe.yaml", "--output-dir", "two"]
-    options = ["--per-device-train-batch-size", "2", "--ddp-backend", "gloo"]
-    subprocess.run([*launch, *program, *options], cwd=tmp_path, check=True, capture_output=True)
-    torch.testing.assert_close(weights_in(Path("two")), weights_in(folder), rtol=1e-4, atol=1e-5)
-    assert json.loads(Path("two/scores.json").read_text())["validation"]["tokens"] == scores["validation"]["tokens"]
-
-
 # Files
 
 
