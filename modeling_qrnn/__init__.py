@@ -21,12 +21,13 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig
+from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
     QRNNForCausalLM,
@@ -36,22 +37,30 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
+from .modeling_qrnn_seq2seq import QRNNForConditionalGeneration, QRNNSeq2SeqModel, QRNNSeq2SeqPreTrainedModel
 from .pooling_qrnn import recurrent_pooling
 
 
 _MODELS = {
-    AutoModel: QRNNModel,
-    AutoModelForCausalLM: QRNNForCausalLM,
-    AutoModelForMaskedLM: QRNNForMaskedLM,
-    AutoModelForSequenceClassification: QRNNForSequenceClassification,
-    AutoModelForTokenClassification: QRNNForTokenClassification,
+    QRNNConfig: {
+        AutoModel: QRNNModel,
+        AutoModelForCausalLM: QRNNForCausalLM,
+        AutoModelForMaskedLM: QRNNForMaskedLM,
+        AutoModelForSequenceClassification: QRNNForSequenceClassification,
+        AutoModelForTokenClassification: QRNNForTokenClassification,
+    },
+    QRNNSeq2SeqConfig: {
+        AutoModel: QRNNSeq2SeqModel,
+        AutoModelForSeq2SeqLM: QRNNForConditionalGeneration,
+    },
 }
 
-AutoConfig.register(QRNNConfig.model_type, QRNNConfig, exist_ok=True)
-QRNNConfig.register_for_auto_class()
-for _auto_class, _model_class in _MODELS.items():
-    _auto_class.register(QRNNConfig, _model_class, exist_ok=True)
-    _model_class.register_for_auto_class(_auto_class.__name__)
+for _config_class, _models in _MODELS.items():
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    _config_class.register_for_auto_class()
+    for _auto_class, _model_class in _models.items():
+        _auto_class.register(_config_class, _model_class, exist_ok=True)
+        _model_class.register_for_auto_class(_auto_class.__name__)
 
 
 __all__ = [
@@ -59,12 +68,16 @@ __all__ = [
     "QRNNCacheLayer",
     "QRNNConfig",
     "QRNNForCausalLM",
+    "QRNNForConditionalGeneration",
     "QRNNForMaskedLM",
     "QRNNForSequenceClassification",
     "QRNNForTokenClassification",
     "QRNNLayer",
     "QRNNModel",
     "QRNNPreTrainedModel",
+    "QRNNSeq2SeqConfig",
+    "QRNNSeq2SeqModel",
+    "QRNNSeq2SeqPreTrainedModel",
     "QRNNState",
     "load_recurrent_state",
     "recurrent_pooling",
