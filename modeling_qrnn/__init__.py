@@ -13,7 +13,8 @@
 # limitations under the License.
 """The Quasi-Recurrent Neural Network (Bradbury et al. 2017) as a Hugging Face Transformers model.
 
-Importing the package registers its models with Transformers' Auto classes, and nothing else.
+Importing the package registers its models with Transformers' Auto classes and its pipelines with `pipeline`, and
+nothing else.
 """
 
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
 from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig
@@ -37,7 +39,13 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
-from .modeling_qrnn_seq2seq import QRNNForConditionalGeneration, QRNNSeq2SeqModel, QRNNSeq2SeqPreTrainedModel
+from .modeling_qrnn_seq2seq import (
+    QRNNForConditionalGeneration,
+    QRNNSeq2SeqModel,
+    QRNNSeq2SeqPreTrainedModel,
+    TargetLengthLogitsProcessor,
+)
+from .pipelines_qrnn import SummarizationPipeline, TaskAliases, TranslationPipeline
 from .pooling_qrnn import recurrent_pooling
 
 
@@ -62,6 +70,16 @@ for _config_class, _models in _MODELS.items():
         _auto_class.register(_config_class, _model_class, exist_ok=True)
         _model_class.register_for_auto_class(_auto_class.__name__)
 
+_PIPELINES = {
+    "summarization": (SummarizationPipeline, AutoModelForSeq2SeqLM),
+    "translation": (TranslationPipeline, AutoModelForSeq2SeqLM),
+}
+
+for _task, (_pipeline_class, _auto_class) in _PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(_task, _pipeline_class, pt_model=_auto_class, type="text")
+    REMOVED_TASKS.pop(_task, None)
+PIPELINE_REGISTRY.task_aliases = TaskAliases(PIPELINE_REGISTRY.task_aliases)
+
 
 __all__ = [
     "QRNN",
@@ -79,6 +97,9 @@ __all__ = [
     "QRNNSeq2SeqModel",
     "QRNNSeq2SeqPreTrainedModel",
     "QRNNState",
+    "SummarizationPipeline",
+    "TargetLengthLogitsProcessor",
+    "TranslationPipeline",
     "load_recurrent_state",
     "recurrent_pooling",
     "save_recurrent_state",

@@ -153,7 +153,7 @@ class QRNNStackConfig(PreTrainedConfig):
 
 @strict
 class QRNNTextConfig(QRNNStackConfig):
-    r"""What the configurations of models of text share: tokens and their embeddings. `QRNNConfig` describes the fields.
+    r"""What the configurations of models of text share: tokens and embeddings. `QRNNConfig` describes the fields.
 
     Example:
         >>> QRNNTextConfig(embedding_size=32, hidden_size=64).layer_sizes

@@ -307,20 +307,22 @@ class QRNNLayer(nn.Module):
             h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **options)
             return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
         options |= {"attention_mask": is_real, "segment_ids": segment_ids}
-        if return_ungated:
-            h, c_last = self._ungated(gate_logits, c, options)
-        else:
-            h, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
-            h = h.flip(1) if self.reverse else h
+        h, c_last = (self._ungated if return_ungated else self._gated)(gate_logits, c, options)
         if not self.causal:
             return h, None
         if return_history:
             return h, (c_last, window.next_state()), (recurrent_states(gate_logits, c, **options), window.states())
         return h, (c_last, window.next_state())
 
+    def _gated(
+        self, gate_logits: torch.Tensor, c: torch.Tensor | None, options: dict[str, Any]
+    ) -> tuple[Any, torch.Tensor]:
+        h, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
+        return h.flip(1) if self.reverse else h, c_last
+
     def _ungated(
         self, gate_logits: torch.Tensor, c: torch.Tensor | None, options: dict[str, Any]
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    ) -> tuple[Any, torch.Tensor]:
         """The states and the output gates apart, and the last state: a pooling whose output is the state."""
         sizes = [2 * self.hidden_size, *(self.hidden_size for _ in GATES[self.pooling][2:])]
         forget, *others = gate_logits.split(sizes, dim=-1)

@@ -13,7 +13,7 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -247,7 +247,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # The cache rolls back, unlike that of other recurrent models, so assisted decoding may be used.
     _is_stateful = False
-    _can_record_outputs = {"hidden_states": QRNNBlock}
+    _can_record_outputs: dict[str, Any] = {"hidden_states": QRNNBlock}
     _auto_map = {
         "AutoConfig": "configuration_qrnn.QRNNConfig",
         "AutoModel": "modeling_qrnn.QRNNModel",

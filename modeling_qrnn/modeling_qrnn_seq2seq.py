@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import LogitsProcessor
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     ModelOutput,
@@ -33,7 +34,6 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .cache_qrnn import QRNNCacheLayer
 from .configuration_qrnn import QRNNSeq2SeqConfig
 from .layers_qrnn import QRNNLayer
 from .modeling_qrnn import (
@@ -242,16 +242,16 @@ class QRNNEncoderOutput(ModelOutput):
         attentions: always `None`: the encoder has none.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    last_states: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    last_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class QRNNSeq2SeqPreTrainedModel(QRNNPreTrainedModel):
     """What the models of the encoder-decoder share, beside what all QRNN models do."""
 
-    config: QRNNSeq2SeqConfig  # type: ignore[assignment]
+    config: QRNNSeq2SeqConfig
     _no_split_modules = ["QRNNEncoderBlock", "QRNNDecoderBlock"]
     _can_record_outputs = {}
     _auto_map = {
@@ -485,14 +485,14 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.encoder.embed_tokens = value
+        self.encoder.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: QRNNEncoderOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
@@ -508,8 +508,8 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
             attention_mask: `(batch, source_len)`, non-zero at the source's real tokens, pads anywhere.
             decoder_input_ids: `(batch, target_len)` int64, what the decoder reads: the start token and the target but
                 for its last token. Either these or `decoder_inputs_embeds`.
-            decoder_attention_mask: `(batch, at least target_len)`, non-zero at the target's real tokens, pads anywhere;
-                its last `target_len` columns count.
+            decoder_attention_mask: `(batch, at least target_len)`, non-zero at the target's real tokens, pads
+                anywhere; its last `target_len` columns count.
             encoder_outputs: what `get_encoder()` returned, in place of the source; `attention_mask` is still needed.
             past_key_values: the cache that the last chunk returned; it is advanced in place.
             inputs_embeds: `(batch, source_len, embedding_size)`, in place of the source's embeddings.
@@ -608,19 +608,27 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             >>> model.prepare_decoder_input_ids_from_labels(torch.tensor([[5, 6, 2, -100]]))
             tensor([[1, 5, 6, 2]])
         """
-        start = self.config.decoder_start_token_id
+        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         start = self.config.bos_token_id if start is None else start
-        for name, token in (("decoder_start_token_id", start), ("pad_token_id", self.config.pad_token_id)):
-            if token is None:
-                raise ValueError(f"`{name}` must be set in the config to make the decoder's inputs from labels")
-        return shift_tokens_right(labels, start, self.config.pad_token_id)
+        if start is None or pad is None:
+            name = "decoder_start_token_id" if start is None else "pad_token_id"
+            raise ValueError(f"`{name}` must be set in the config to make the decoder's inputs from labels")
+        return shift_tokens_right(labels, start, pad)
+
+    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
+        if generation_config.prefill_chunk_size is not None:
+            raise ValueError(
+                "`prefill_chunk_size` must be None in an encoder-decoder, got "
+                f"{generation_config.prefill_chunk_size}: the mask of the source would be cut with the target"
+            )
+        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
 
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: QRNNEncoderOutput | tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
@@ -683,10 +691,87 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         )
 
 
+class TargetLengthLogitsProcessor(LogitsProcessor):
+    """Ranks the candidates of a beam search by the paper's equation 9, which knows how long a target is to be.
+
+    A candidate of T tokens (with the one that ends it) is worth its summed log-probability times the product of
+    `(t + alpha) / t` for t from T to the target length, the length of the source plus a margin; a longer one its
+    log-probability. At the token that ends a candidate the difference is added, so `generate` must be told not to
+    divide by a length of its own: `length_penalty=0.0`.
+
+    Args:
+        source_lengths: `(batch,)`, the number of real tokens of each source.
+        eos_token_id: the tokens that end a target.
+        alpha: 0 ranks by log-probability, 1 in proportion to its mean; the paper's is 0.6.
+        margin: what is added to the source's length; the paper's is 5, of characters.
+
+    Raises:
+        ValueError: for an alpha below 0, or a number of beams that the sources do not divide.
+
+    Example:
+        >>> config = QRNNSeq2SeqConfig(vocab_size=50, hidden_size=16, decoder_start_token_id=1, eos_token_id=2)
+        >>> model = QRNNForConditionalGeneration(config).eval()
+        >>> source = torch.tensor([[5, 6, 7]])
+        >>> ranking = TargetLengthLogitsProcessor(torch.tensor([3]), eos_token_id=2)
+        >>> options = {"num_beams": 4, "length_penalty": 0.0, "max_new_tokens": 12}
+        >>> output = model.generate(source, logits_processor=[ranking], **options)
+    """
+
+    def __init__(
+        self, source_lengths: torch.Tensor, eos_token_id: int | list[int], alpha: float = 0.6, margin: int = 5
+    ):
+        if alpha < 0:
+            raise ValueError(f"`alpha` must be at least 0, got {alpha}")
+        self.target_lengths = source_lengths.double() + margin
+        self.eos_token_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+        self.alpha = alpha
+        self.num_tokens = 0  # generated before this step
+        self.previous_ids: torch.Tensor | None = None
+        self.totals: torch.Tensor | None = None  # (batch, beams, vocab_size), the last step's log-probabilities
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        batch_size = len(self.target_lengths)
+        if input_ids.shape[0] % batch_size:
+            raise ValueError(
+                f"`source_lengths` must have one length for each source: {batch_size} do not divide "
+                f"{input_ids.shape[0]} beams"
+            )
+        ids = input_ids.unflatten(0, (batch_size, -1))
+        log_probs = scores.unflatten(0, (batch_size, -1))
+        self.totals = self._running(ids)[..., None] + log_probs
+        self.previous_ids, self.num_tokens = ids, self.num_tokens + 1
+        ends = self.totals[..., self.eos_token_ids]
+        added = (self._factor().to(ends)[:, None, None] - 1) * ends
+        log_probs = log_probs.clone()
+        log_probs[..., self.eos_token_ids] += added.masked_fill(~ends.isfinite(), 0)
+        return log_probs.flatten(0, 1)
+
+    def _running(self, ids: torch.Tensor) -> torch.Tensor:
+        """`(batch, beams)`: the log-probability of each beam so far, from that of the beam it continues."""
+        if self.previous_ids is None or self.totals is None or ids.shape[2] != self.previous_ids.shape[2] + 1:
+            self.num_tokens = 0  # the first step
+            return torch.zeros(ids.shape[:2], device=ids.device)
+        is_parent = (ids[:, :, None, :-1] == self.previous_ids[:, None]).all(dim=-1)
+        parent = is_parent.to(torch.int8).argmax(dim=-1)
+        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+        return self.totals[rows, parent, ids[..., -1]]
+
+    def _factor(self) -> torch.Tensor:
+        """`(batch,)`: the product of equation 9 for a candidate that ends now, as a quotient of gamma functions."""
+        start = torch.full_like(self.target_lengths, self.num_tokens)
+        end = torch.maximum(self.target_lengths + 1, start)
+
+        def log_product(t):  # of (s + alpha) / s for s below t, but for a constant
+            return torch.lgamma(t + self.alpha) - torch.lgamma(t)
+
+        return (log_product(end) - log_product(start)).exp()
+
+
 __all__ = [
     "QRNNForConditionalGeneration",
     "QRNNSeq2SeqDecoder",
     "QRNNSeq2SeqEncoder",
     "QRNNSeq2SeqModel",
     "QRNNSeq2SeqPreTrainedModel",
+    "TargetLengthLogitsProcessor",
 ]
