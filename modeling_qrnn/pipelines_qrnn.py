@@ -16,8 +16,7 @@
 import re
 from typing import Any
 
-from transformers import GenerationConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.pipelines import Pipeline
 
 
@@ -38,9 +37,13 @@ class Seq2SeqPipeline(Pipeline):
     _load_tokenizer = True
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.check_model_type(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING)
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any):
+        if not (model.can_generate() and model.config.is_encoder_decoder):
+            raise ValueError(
+                "`model` must be one from text to text that generates, as `AutoModelForSeq2SeqLM` loads it, got "
+                f"{type(model).__name__}"
+            )
+        super().__init__(model, *args, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Turn texts into texts.
