@@ -39,12 +39,7 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
-from .modeling_qrnn_seq2seq import (
-    QRNNForConditionalGeneration,
-    QRNNSeq2SeqModel,
-    QRNNSeq2SeqPreTrainedModel,
-    TargetLengthLogitsProcessor,
-)
+from .modeling_qrnn_seq2seq import QRNNForConditionalGeneration, QRNNSeq2SeqModel, TargetLengthLogitsProcessor
 from .pipelines_qrnn import SummarizationPipeline, TaskAliases, TranslationPipeline
 from .pooling_qrnn import recurrent_pooling
 
@@ -95,7 +90,6 @@ __all__ = [
     "QRNNPreTrainedModel",
     "QRNNSeq2SeqConfig",
     "QRNNSeq2SeqModel",
-    "QRNNSeq2SeqPreTrainedModel",
     "QRNNState",
     "SummarizationPipeline",
     "TargetLengthLogitsProcessor",
