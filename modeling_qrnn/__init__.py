@@ -13,7 +13,8 @@
 # limitations under the License.
 """The Quasi-Recurrent Neural Network (Bradbury et al. 2017) as a Hugging Face Transformers model.
 
-Importing the package registers its models with Transformers' Auto classes, and nothing else.
+Importing the package registers its models with Transformers' Auto classes and its pipelines with `pipeline`, and
+nothing else.
 """
 
 from transformers import (
@@ -21,12 +22,14 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig
+from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
     QRNNForCausalLM,
@@ -36,22 +39,41 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
+from .modeling_qrnn_seq2seq import QRNNForConditionalGeneration, QRNNSeq2SeqModel, TargetLengthLogitsProcessor
+from .pipelines_qrnn import SummarizationPipeline, TaskAliases, TranslationPipeline
 from .pooling_qrnn import recurrent_pooling
 
 
 _MODELS = {
-    AutoModel: QRNNModel,
-    AutoModelForCausalLM: QRNNForCausalLM,
-    AutoModelForMaskedLM: QRNNForMaskedLM,
-    AutoModelForSequenceClassification: QRNNForSequenceClassification,
-    AutoModelForTokenClassification: QRNNForTokenClassification,
+    QRNNConfig: {
+        AutoModel: QRNNModel,
+        AutoModelForCausalLM: QRNNForCausalLM,
+        AutoModelForMaskedLM: QRNNForMaskedLM,
+        AutoModelForSequenceClassification: QRNNForSequenceClassification,
+        AutoModelForTokenClassification: QRNNForTokenClassification,
+    },
+    QRNNSeq2SeqConfig: {
+        AutoModel: QRNNSeq2SeqModel,
+        AutoModelForSeq2SeqLM: QRNNForConditionalGeneration,
+    },
 }
 
-AutoConfig.register(QRNNConfig.model_type, QRNNConfig, exist_ok=True)
-QRNNConfig.register_for_auto_class()
-for _auto_class, _model_class in _MODELS.items():
-    _auto_class.register(QRNNConfig, _model_class, exist_ok=True)
-    _model_class.register_for_auto_class(_auto_class.__name__)
+for _config_class, _models in _MODELS.items():
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    _config_class.register_for_auto_class()
+    for _auto_class, _model_class in _models.items():
+        _auto_class.register(_config_class, _model_class, exist_ok=True)
+        _model_class.register_for_auto_class(_auto_class.__name__)
+
+_PIPELINES = {
+    "summarization": (SummarizationPipeline, AutoModelForSeq2SeqLM),
+    "translation": (TranslationPipeline, AutoModelForSeq2SeqLM),
+}
+
+for _task, (_pipeline_class, _auto_class) in _PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(_task, _pipeline_class, pt_model=_auto_class, type="text")
+    REMOVED_TASKS.pop(_task, None)
+PIPELINE_REGISTRY.task_aliases = TaskAliases(PIPELINE_REGISTRY.task_aliases)
 
 
 __all__ = [
@@ -59,13 +81,19 @@ __all__ = [
     "QRNNCacheLayer",
     "QRNNConfig",
     "QRNNForCausalLM",
+    "QRNNForConditionalGeneration",
     "QRNNForMaskedLM",
     "QRNNForSequenceClassification",
     "QRNNForTokenClassification",
     "QRNNLayer",
     "QRNNModel",
     "QRNNPreTrainedModel",
+    "QRNNSeq2SeqConfig",
+    "QRNNSeq2SeqModel",
     "QRNNState",
+    "SummarizationPipeline",
+    "TargetLengthLogitsProcessor",
+    "TranslationPipeline",
     "load_recurrent_state",
     "recurrent_pooling",
     "save_recurrent_state",

@@ -33,6 +33,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     DynamicCache,
@@ -68,6 +69,13 @@ def make_batch() -> dict[str, torch.Tensor]:
 def generate(model, **options) -> torch.Tensor:
     tokens = torch.tensor([[3, 4, 5, 3, 4, 5, 3, 4]])
     return model.generate(tokens, do_sample=False, max_new_tokens=20, **options)
+
+
+@torch.no_grad()
+def seq2seq_outputs(model) -> list[torch.Tensor]:
+    batch, modes = make_batch(), [{}, {"use_cache": False}, {"num_beams": 3}, {"cache_implementation": "static"}]
+    generated = [model.generate(**batch, do_sample=False, max_new_tokens=9, **options) for options in modes]
+    return [model(**batch, decoder_input_ids=batch["input_ids"]).logits, *generated]
 
 
 # --- what is written ---
@@ -113,12 +121,36 @@ def test_each_head_is_saved_with_code_and_the_whole_auto_map(models, tmp_path):
             assert file.read_text() == (PACKAGE / file.name).read_text()
 
 
+@pytest.fixture
+def seq2seq(redraw):
+    """An encoder-decoder with all that the paper's has not."""
+    from modeling_qrnn import QRNNForConditionalGeneration, QRNNSeq2SeqConfig
+
+    sizes = {"vocab_size": 30, "hidden_size": 8, "encoder_layers": 2, "decoder_layers": 3, "kernel_size": 3}
+    attention = {"num_attention_heads": 2, "attention_layers": "all", "encoder_bidirectional": True}
+    modern = {"connection": "residual", "embedding_size": 6, "intermediate_size": 10, "tie_word_embeddings": True}
+    tokens = {"pad_token_id": 0, "decoder_start_token_id": 1}
+    return redraw(QRNNForConditionalGeneration(QRNNSeq2SeqConfig(**sizes, **attention, **modern, **tokens)))
+
+
+def test_encoder_decoder_is_saved_with_code_and_the_whole_auto_map(seq2seq, tmp_path):
+    seq2seq.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_qrnn.QRNNSeq2SeqConfig",
+        "AutoModel": "modeling_qrnn_seq2seq.QRNNSeq2SeqModel",
+        "AutoModelForSeq2SeqLM": "modeling_qrnn_seq2seq.QRNNForConditionalGeneration",
+    }
+    saved = {file.name: file.read_text() for file in tmp_path.glob("*.py")}
+    assert {"modeling_qrnn_seq2seq.py", "modeling_qrnn.py", "configuration_qrnn.py"} <= set(saved)
+    assert all(text == (PACKAGE / name).read_text() for name, text in saved.items())
+
+
 def test_config_alone_is_saved_with_its_code(models, tmp_path):
     models["base"].config.save_pretrained(tmp_path)
     assert [file.name for file in tmp_path.glob("*.py")] == ["configuration_qrnn.py"]
 
 
-FILES = sorted(PACKAGE.glob("*_qrnn.py"))
+FILES = sorted({*PACKAGE.glob("*_qrnn.py"), *PACKAGE.glob("modeling_qrnn_*.py")})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -150,9 +182,10 @@ def run(function, folder: Path, *python_options: str) -> None:
 
 
 @pytest.fixture
-def saved_models(models, tmp_path):
+def saved_models(models, seq2seq, tmp_path):
     """The folder of the models, with what they compute."""
-    expected = {}
+    seq2seq.save_pretrained(tmp_path / "seq2seq")
+    expected = {"seq2seq": seq2seq_outputs(seq2seq)}
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         with torch.no_grad():
@@ -199,11 +232,34 @@ def without_the_package(folder: Path) -> None:
     check_chunks(model, lambda cache: cache)
     check_chunks(model, lambda cache: pickle.loads(pickle.dumps(cache)))
 
+    check_encoder_decoder(folder, expected["seq2seq"])
+
     # The whole auto_map is there: a language model's folder serves the other heads too.
     for name in ("base", "sequence", "token"):
         other = load(AUTO_CLASSES[name], folder / "causal")
         body = other if name == "base" else other.model
         assert torch.equal(body.embed_tokens.weight, model.model.embed_tokens.weight)
+
+
+def check_encoder_decoder(folder: Path, expected: list[torch.Tensor]) -> None:
+    model = load(AutoModelForSeq2SeqLM, folder / "seq2seq")
+    assert type(model).__module__.startswith("transformers_modules.")
+    model.save_pretrained(folder / "again" / "seq2seq")
+    assert sorted(os.listdir(folder / "again" / "seq2seq")) == sorted(os.listdir(folder / "seq2seq"))
+    again = load(AutoModelForSeq2SeqLM, folder / "again" / "seq2seq")
+    for copied in (model, again, pickle.loads(pickle.dumps(model))):
+        outputs = seq2seq_outputs(copied)
+        assert all(torch.equal(one, two) for one, two in zip(outputs, expected, strict=True))
+    body, batch = load(AutoModel, folder / "seq2seq"), make_batch()
+    ids = batch["input_ids"]
+    assert torch.equal(
+        body(**batch, decoder_input_ids=ids).last_hidden_state, model.model(**batch, decoder_input_ids=ids)[0]
+    )
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-2)
+    before = model(**batch, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    assert model(**batch, labels=ids).loss < before
 
 
 def package_then_remote(folder: Path) -> None:

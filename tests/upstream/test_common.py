@@ -24,10 +24,13 @@ from transformers_tests.test_training_mixin import TrainingTesterMixin
 from modeling_qrnn import (
     QRNNConfig,
     QRNNForCausalLM,
+    QRNNForConditionalGeneration,
     QRNNForMaskedLM,
     QRNNForSequenceClassification,
     QRNNForTokenClassification,
     QRNNModel,
+    QRNNSeq2SeqConfig,
+    QRNNSeq2SeqModel,
 )
 
 
@@ -94,3 +97,61 @@ class QRNNBidirectionalModelTest(CommonTests, unittest.TestCase):
 
     all_model_classes = (QRNNModel, QRNNForMaskedLM, QRNNForSequenceClassification, QRNNForTokenClassification)
     model_tester = QRNNModelTester(QRNNForMaskedLM, bidirectional=True, connection="dense", initializer_range=WIDE)
+
+
+class QRNNSeq2SeqModelTester(QRNNModelTester):
+    """Likewise of the encoder-decoder."""
+
+    encoder_seq_length = 9
+    decoder_seq_length = QRNNModelTester.seq_length  # which labels have
+    encoder_layers = decoder_layers = QRNNModelTester.num_hidden_layers
+
+    def get_config(self) -> QRNNSeq2SeqConfig:
+        return QRNNSeq2SeqConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            encoder_layers=self.encoder_layers,
+            decoder_layers=self.decoder_layers,
+            pad_token_id=0,
+            decoder_start_token_id=1,
+            **self.options,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[QRNNSeq2SeqConfig, dict[str, torch.Tensor]]:
+        source, target = (self.batch_size, self.encoder_seq_length), (self.batch_size, self.decoder_seq_length)
+        return self.get_config(), {
+            "input_ids": ids_tensor(source, self.vocab_size),
+            "attention_mask": random_attention_mask(source),
+            "decoder_input_ids": ids_tensor(target, self.vocab_size),
+            "decoder_attention_mask": random_attention_mask(target),
+        }
+
+
+class QRNNSeq2SeqModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    """The encoder-decoder of the paper."""
+
+    has_attentions = False
+    is_encoder_decoder = True
+    all_model_classes = (QRNNSeq2SeqModel, QRNNForConditionalGeneration)
+    model_tester = QRNNSeq2SeqModelTester(QRNNForConditionalGeneration)
+
+    def test_config(self):
+        properties = ["hidden_size", "num_hidden_layers", "decoder_layers"]
+        ConfigTester(
+            self, QRNNSeq2SeqConfig, common_properties=properties, **self.model_tester.options
+        ).run_common_tests()
+
+
+class QRNNSeq2SeqResidualModelTest(QRNNSeq2SeqModelTest):
+    """The modern one."""
+
+    model_tester = QRNNSeq2SeqModelTester(
+        QRNNForConditionalGeneration,
+        connection="residual",
+        intermediate_size=48,
+        encoder_bidirectional=True,
+        num_attention_heads=4,
+        attention_layers="all",
+        tie_word_embeddings=True,
+        embedding_size=24,
+    )
