@@ -18,15 +18,20 @@ Importing the package registers its models with Transformers' Auto classes, and 
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
 )
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig
+from .configuration_qrnn import QRNNConfig, QRNNSpeechConfig
+from .feature_extraction_qrnn import QRNNFeatureExtractor
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
     QRNNForCausalLM,
@@ -36,28 +41,51 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
+from .modeling_qrnn_speech import (
+    QRNNForAudioClassification,
+    QRNNForCTC,
+    QRNNSpeechModel,
+)
 from .pooling_qrnn import recurrent_pooling
+from .processing_qrnn import QRNNProcessor
+from .streaming_qrnn import QRNNSpeechStream, QRNNStreamingTranscriber
 
 
 _MODELS = {
-    AutoModel: QRNNModel,
-    AutoModelForCausalLM: QRNNForCausalLM,
-    AutoModelForMaskedLM: QRNNForMaskedLM,
-    AutoModelForSequenceClassification: QRNNForSequenceClassification,
-    AutoModelForTokenClassification: QRNNForTokenClassification,
+    QRNNConfig: {
+        AutoModel: QRNNModel,
+        AutoModelForCausalLM: QRNNForCausalLM,
+        AutoModelForMaskedLM: QRNNForMaskedLM,
+        AutoModelForSequenceClassification: QRNNForSequenceClassification,
+        AutoModelForTokenClassification: QRNNForTokenClassification,
+    },
+    QRNNSpeechConfig: {
+        AutoModel: QRNNSpeechModel,
+        AutoModelForAudioClassification: QRNNForAudioClassification,
+        AutoModelForCTC: QRNNForCTC,
+    },
 }
 
-AutoConfig.register(QRNNConfig.model_type, QRNNConfig, exist_ok=True)
-QRNNConfig.register_for_auto_class()
-for _auto_class, _model_class in _MODELS.items():
-    _auto_class.register(QRNNConfig, _model_class, exist_ok=True)
-    _model_class.register_for_auto_class(_auto_class.__name__)
+for _config, _models in _MODELS.items():
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    _config.register_for_auto_class()
+    for _auto_class, _model_class in _models.items():
+        _auto_class.register(_config, _model_class, exist_ok=True)
+        _model_class.register_for_auto_class(_auto_class.__name__)
+
+AutoFeatureExtractor.register(QRNNSpeechConfig, QRNNFeatureExtractor, exist_ok=True)
+QRNNFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+AutoProcessor.register(QRNNSpeechConfig, QRNNProcessor, exist_ok=True)
+QRNNProcessor.register_for_auto_class("AutoProcessor")
 
 
 __all__ = [
     "QRNN",
     "QRNNCacheLayer",
     "QRNNConfig",
+    "QRNNFeatureExtractor",
+    "QRNNForAudioClassification",
+    "QRNNForCTC",
     "QRNNForCausalLM",
     "QRNNForMaskedLM",
     "QRNNForSequenceClassification",
@@ -65,7 +93,12 @@ __all__ = [
     "QRNNLayer",
     "QRNNModel",
     "QRNNPreTrainedModel",
+    "QRNNProcessor",
+    "QRNNSpeechConfig",
+    "QRNNSpeechModel",
+    "QRNNSpeechStream",
     "QRNNState",
+    "QRNNStreamingTranscriber",
     "load_recurrent_state",
     "recurrent_pooling",
     "save_recurrent_state",

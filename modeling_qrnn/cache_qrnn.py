@@ -19,7 +19,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -240,6 +240,33 @@ def _append(history: torch.Tensor | None, state: torch.Tensor, new_states: torch
     return torch.cat([history, new_states.detach().to(history.dtype)], dim=1)
 
 
+def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
+    """The state in a cache, by the names of `save_recurrent_state`, which says what it refuses."""
+    layers = getattr(cache, "layers", [])
+    if not layers:
+        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
+    tensors = {}
+    for index, layer in enumerate(layers):
+        if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
+            raise ValueError(
+                f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
+            )
+        tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
+        tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
+        tensors[f"layers.{index}.length"] = layer.cumulative_length
+    return tensors
+
+
+def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> DynamicCache:
+    """A cache with the state that `cache_tensors` gave."""
+    cache = DynamicCache(config=config)
+    for index, layer in enumerate(cache.layers):
+        length = int(tensors[f"layers.{index}.length"])
+        layer.update_conv_state(tensors[f"layers.{index}.conv_state"], num_tokens=length)
+        layer.update_recurrent_state(tensors[f"layers.{index}.recurrent_state"])
+    return cache
+
+
 def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
     """Write the state in a cache to a safetensors file, to go on in another process or on another day.
 
@@ -261,19 +288,8 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         >>> int(loaded.get_seq_length())
         3
     """
-    layers = getattr(cache, "layers", [])
-    if not layers:
-        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
-    tensors = {}
-    for index, layer in enumerate(layers):
-        if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
-            raise ValueError(
-                f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
-            )
-        tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
-        tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
-        tensors[f"layers.{index}.length"] = layer.cumulative_length
-    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in layers]
+    tensors = cache_tensors(cache)
+    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in cache.layers]
     save_file(tensors, path, metadata={"format": QRNNCacheLayer._layer_type, "widths": json.dumps(widths)})
 
 
@@ -314,9 +330,4 @@ def load_recurrent_state(
                 f"`path` holds the state of another model: per layer [convolution input, columns, hidden] it has "
                 f"{widths}, and `config` describes {expected}"
             )
-        cache = DynamicCache(config=config)
-        for index, layer in enumerate(cache.layers):
-            length = int(file.get_tensor(f"layers.{index}.length"))
-            layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state"), num_tokens=length)
-            layer.update_recurrent_state(file.get_tensor(f"layers.{index}.recurrent_state"))
-    return cache
+        return cache_from_tensors({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118
