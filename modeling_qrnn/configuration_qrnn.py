@@ -401,10 +401,5 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
                 f"of CTC, got {self.pad_token_id}"
             )
 
-    def validate_untied(self):
-        """Part of `@strict`-powered validation: there are no embeddings to share."""
-        if self.tie_word_embeddings:
-            raise ValueError("`tie_word_embeddings` must be False, got True: a model that reads audio embeds no words")
-
 
 __all__ = ["QRNNClassifierConfig", "QRNNConfig", "QRNNSpeechConfig", "QRNNStackConfig"]
