@@ -124,9 +124,9 @@ class QRNNSpeechPreTrainedModel(QRNNPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, QRNNSubsampling):
-            bound = module.conv.in_features**-0.5
-            init.uniform_(module.conv.weight, -bound, bound)
+        if module is self.base_model.subsampling.conv:  # as wide as the gate projections
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
 
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor) -> torch.Tensor:
         """How many steps so many frames make: `ceil(frames / subsampling_ratio)`."""
