@@ -258,13 +258,28 @@ def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
 
 
 def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> DynamicCache:
-    """A cache with the state that `cache_tensors` gave."""
+    """A cache with the state that `cache_tensors` gave; a `ValueError` if `config` is that of another model."""
+    num_layers = sum(name.endswith(".length") for name in tensors)
+    layers = [
+        [tensors[f"layers.{index}.{name}"] for name in ("conv_state", "recurrent_state", "length")]
+        for index in range(num_layers)
+    ]
+    check_widths([[*conv_state.shape[1:], c.shape[1]] for conv_state, c, _ in layers], config, "state")
     cache = DynamicCache(config=config)
-    for index, layer in enumerate(cache.layers):
-        length = int(tensors[f"layers.{index}.length"])
-        layer.update_conv_state(tensors[f"layers.{index}.conv_state"], num_tokens=length)
-        layer.update_recurrent_state(tensors[f"layers.{index}.recurrent_state"])
+    for layer, (conv_state, recurrent_state, length) in zip(cache.layers, layers, strict=True):
+        layer.update_conv_state(conv_state, num_tokens=int(length))
+        layer.update_recurrent_state(recurrent_state)
     return cache
+
+
+def check_widths(widths: list[list[int]], config: PreTrainedConfig, name: str) -> None:
+    """Refuse the state of a model with other layers."""
+    expected = [list(of_layer) for of_layer in config.state_widths]
+    if widths != expected:
+        raise ValueError(
+            f"`{name}` holds the state of another model: per layer [convolution input, columns, hidden] it has "
+            f"{widths}, and `config` describes {expected}"
+        )
 
 
 def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
@@ -324,10 +339,5 @@ def load_recurrent_state(
                 f"`path` must be a file written by `save_recurrent_state` (format {QRNNCacheLayer._layer_type}), "
                 f"but {path} has the format {metadata.get('format')}"
             )
-        widths, expected = json.loads(metadata["widths"]), [list(widths) for widths in config.state_widths]
-        if widths != expected:
-            raise ValueError(
-                f"`path` holds the state of another model: per layer [convolution input, columns, hidden] it has "
-                f"{widths}, and `config` describes {expected}"
-            )
+        check_widths(json.loads(metadata["widths"]), config, "path")
         return cache_from_tensors({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118
