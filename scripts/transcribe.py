@@ -37,6 +37,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
 from modeling_qrnn import QRNNForCTC, QRNNStreamingTranscriber
@@ -136,6 +137,7 @@ def warn(message: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
+    disable_progress_bar()  # of the loading: standard error is for what goes wrong
     transcriber = load_transcriber(args.model)
     name = "standard input" if args.audio is None else args.audio
     with one_line_error(name, OSError, ValueError):
