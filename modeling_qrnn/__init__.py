@@ -19,17 +19,22 @@ nothing else.
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig
+from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig, QRNNSpeechConfig
+from .feature_extraction_qrnn import QRNNFeatureExtractor
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
     QRNNForCausalLM,
@@ -40,8 +45,15 @@ from .modeling_qrnn import (
     QRNNPreTrainedModel,
 )
 from .modeling_qrnn_seq2seq import QRNNForConditionalGeneration, QRNNSeq2SeqModel, TargetLengthLogitsProcessor
+from .modeling_qrnn_speech import (
+    QRNNForAudioClassification,
+    QRNNForCTC,
+    QRNNSpeechModel,
+)
 from .pipelines_qrnn import SummarizationPipeline, TaskAliases, TranslationPipeline
 from .pooling_qrnn import recurrent_pooling
+from .processing_qrnn import QRNNProcessor
+from .streaming_qrnn import QRNNSpeechStream, QRNNStreamingTranscriber
 
 
 _MODELS = {
@@ -56,6 +68,11 @@ _MODELS = {
         AutoModel: QRNNSeq2SeqModel,
         AutoModelForSeq2SeqLM: QRNNForConditionalGeneration,
     },
+    QRNNSpeechConfig: {
+        AutoModel: QRNNSpeechModel,
+        AutoModelForAudioClassification: QRNNForAudioClassification,
+        AutoModelForCTC: QRNNForCTC,
+    },
 }
 
 for _config_class, _models in _MODELS.items():
@@ -64,6 +81,11 @@ for _config_class, _models in _MODELS.items():
     for _auto_class, _model_class in _models.items():
         _auto_class.register(_config_class, _model_class, exist_ok=True)
         _model_class.register_for_auto_class(_auto_class.__name__)
+
+AutoFeatureExtractor.register(QRNNSpeechConfig, QRNNFeatureExtractor, exist_ok=True)
+QRNNFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+AutoProcessor.register(QRNNSpeechConfig, QRNNProcessor, exist_ok=True)
+QRNNProcessor.register_for_auto_class("AutoProcessor")
 
 _PIPELINES = {
     "summarization": (SummarizationPipeline, AutoModelForSeq2SeqLM),
@@ -80,6 +102,9 @@ __all__ = [
     "QRNN",
     "QRNNCacheLayer",
     "QRNNConfig",
+    "QRNNFeatureExtractor",
+    "QRNNForAudioClassification",
+    "QRNNForCTC",
     "QRNNForCausalLM",
     "QRNNForConditionalGeneration",
     "QRNNForMaskedLM",
@@ -88,9 +113,14 @@ __all__ = [
     "QRNNLayer",
     "QRNNModel",
     "QRNNPreTrainedModel",
+    "QRNNProcessor",
     "QRNNSeq2SeqConfig",
     "QRNNSeq2SeqModel",
+    "QRNNSpeechConfig",
+    "QRNNSpeechModel",
+    "QRNNSpeechStream",
     "QRNNState",
+    "QRNNStreamingTranscriber",
     "SummarizationPipeline",
     "TargetLengthLogitsProcessor",
     "TranslationPipeline",

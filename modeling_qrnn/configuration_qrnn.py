@@ -193,7 +193,32 @@ class QRNNTextConfig(QRNNStackConfig):
 
 
 @strict
-class QRNNConfig(QRNNTextConfig):
+class QRNNClassifierConfig(QRNNStackConfig):
+    r"""What the configurations of models that may classify a whole sequence share: a stack, and a read-out over it.
+
+    `QRNNConfig` describes the fields.
+
+    Example:
+        >>> QRNNClassifierConfig(classifier_pooling="concat").classifier_pooling
+        'concat'
+    """
+
+    classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
+    classifier_dropout: float | int | None = None
+    classifier_hidden_size: int | None = None
+
+    def validate_classifier(self):
+        """Part of `@strict`-powered validation: the ranges of the classifier's fields that may also be `None`."""
+        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
+            raise ValueError(f"`classifier_hidden_size` must be at least 1 or None, got {self.classifier_hidden_size}")
+        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
+            raise ValueError(
+                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
+            )
+
+
+@strict
+class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
     r"""The configuration of a QRNN. The defaults are the architecture of the paper's language model, without dropout.
 
     Args:
@@ -287,9 +312,6 @@ class QRNNConfig(QRNNTextConfig):
 
     activation_regularization: float | int = _weight(default=0.0)
     temporal_activation_regularization: float | int = _weight(default=0.0)
-    classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
-    classifier_dropout: float | int | None = None
-    classifier_hidden_size: int | None = None
 
     @property
     def layer_widths(self) -> list[int]:
@@ -323,15 +345,6 @@ class QRNNConfig(QRNNTextConfig):
             "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
             "norm": (["hidden_states"], ["hidden_states"]),
         }
-
-    def validate_classifier(self):
-        """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
-        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
-            raise ValueError(f"`classifier_hidden_size` must be at least 1 or None, got {self.classifier_hidden_size}")
-        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
-            raise ValueError(
-                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
-            )
 
     def validate_tied_width(self):
         """Part of `@strict`-powered validation: a stack that ends in the width of its embeddings halves that too."""
@@ -459,4 +472,98 @@ class QRNNSeq2SeqConfig(QRNNTextConfig):
             )
 
 
-__all__ = ["QRNNConfig", "QRNNSeq2SeqConfig", "QRNNStackConfig", "QRNNTextConfig"]
+@strict
+class QRNNSpeechConfig(QRNNClassifierConfig):
+    r"""The configuration of a QRNN that reads audio, as frames of log-mel features.
+
+    Of the fields below, and of those of `QRNNConfig` that say what the stack and the classifier are (`hidden_size`,
+    `num_hidden_layers`, `kernel_size`, `pooling`, `connection`, `norm`, `bidirectional`, the dropouts,
+    `classifier_pooling` and so on), these differ from there:
+
+    Args:
+        num_mel_bins (`int`, defaults to 80):
+            Features of a frame: `feature_size` of the feature extractor.
+        hop_length (`int`, defaults to 160):
+            Samples from one frame to the next, as in the feature extractor; time stamps rest on it.
+        stride (`int`, defaults to 2):
+            The front end is a convolution over so many frames, which moves on by as many.
+        temporal_pooling (`str`, *optional*):
+            `"max"` or `"average"`: what makes one step out of `temporal_pooling_size` outputs of that convolution.
+        temporal_pooling_size (`int`, defaults to 2):
+            How many of them become one; means nothing without `temporal_pooling`.
+        mask_time_prob (`float`, defaults to 0.0):
+            SpecAugment in training: about which part of the frames is hidden, in spans.
+        mask_time_length (`int`, defaults to 10):
+            Length of such a span, in frames.
+        mask_feature_prob (`float`, defaults to 0.0):
+            About which part of the features is hidden, throughout an utterance, in bands.
+        mask_feature_length (`int`, defaults to 10):
+            Width of such a band, in features.
+        vocab_size (`int`, defaults to 32):
+            Number of tokens that `QRNNForCTC` writes.
+        pad_token_id (`int`, defaults to 0):
+            The token that fills up labels, and the blank of CTC, as in Transformers' CTC tokenizers.
+        ctc_loss_reduction (`str`, defaults to `"mean"`):
+            `"mean"` over the batch of each loss per token, or `"sum"`.
+        ctc_zero_infinity (`bool`, defaults to `False`):
+            Count a label that is longer than its steps allow as zero, rather than refuse it.
+        use_cache (`bool`, defaults to `False`):
+            Whether to return the recurrent state. Then, and when going on from a state, each chunk must make whole
+            steps, of `subsampling_ratio` frames.
+
+    Raises:
+        StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.
+        StrictDataclassClassValidationError: for fields that do not fit together.
+
+    Example:
+        >>> config = QRNNSpeechConfig(stride=2, temporal_pooling="max")
+        >>> config.subsampling_ratio, config.inputs_to_logits_ratio
+        (4, 640)
+    """
+
+    model_type = "qrnn_speech"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    num_mel_bins: int = _size(default=80)
+    hop_length: int = _size(default=160)
+    stride: int = _size(default=2)
+    temporal_pooling: Literal["max", "average"] | None = None
+    temporal_pooling_size: int = _size(default=2)
+    mask_time_prob: float | int = _probability(default=0.0)
+    mask_time_length: int = _size(default=10)
+    mask_feature_prob: float | int = _probability(default=0.0)
+    mask_feature_length: int = _size(default=10)
+    vocab_size: int = _size(default=32)
+    pad_token_id: int = 0
+    ctc_loss_reduction: Literal["mean", "sum"] = "mean"
+    ctc_zero_infinity: bool = False
+    use_cache: bool | None = False
+    tie_word_embeddings: bool = False
+
+    @property
+    def subsampling_ratio(self) -> int:
+        """How many frames make one step of the stack."""
+        return self.stride * (1 if self.temporal_pooling is None else self.temporal_pooling_size)
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """How many samples make one step of the stack."""
+        return self.hop_length * self.subsampling_ratio
+
+    def validate_blank(self):
+        """Part of `@strict`-powered validation: the blank is one of the tokens."""
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"`pad_token_id` must lie between 0 and vocab_size - 1 = {self.vocab_size - 1}, for it is the blank "
+                f"of CTC, got {self.pad_token_id}"
+            )
+
+
+__all__ = [
+    "QRNNClassifierConfig",
+    "QRNNConfig",
+    "QRNNSeq2SeqConfig",
+    "QRNNSpeechConfig",
+    "QRNNStackConfig",
+    "QRNNTextConfig",
+]

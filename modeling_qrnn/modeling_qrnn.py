@@ -42,7 +42,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .cache_qrnn import QRNNCacheLayer
-from .configuration_qrnn import QRNNConfig, QRNNStackConfig, QRNNTextConfig
+from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
 from .layers_qrnn import QRNNLayer
 from .pooling_qrnn import state_dtype, token_mask
 
@@ -825,7 +825,7 @@ def read_out(
     return torch.cat([forward[rows, last], backward[rows, first]], dim=-1)
 
 
-def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Module]:
+def make_classifier(config: QRNNClassifierConfig, width: int) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     dropout, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
     if hidden_size is None:
@@ -835,7 +835,7 @@ def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Modul
     return nn.Identity(), nn.Sequential(*hidden, *output)
 
 
-def classifier_dropout(config: QRNNConfig) -> float:
+def classifier_dropout(config: QRNNClassifierConfig) -> float:
     """The probability of dropout before a classification head."""
     return config.output_dropout if config.classifier_dropout is None else config.classifier_dropout
 

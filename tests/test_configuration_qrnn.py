@@ -21,7 +21,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForConditionalGeneration, QRNNModel, QRNNSeq2SeqConfig
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNModel,
+    QRNNSeq2SeqConfig,
+    QRNNSpeechConfig,
+)
 
 
 def test_defaults_build():
@@ -378,3 +385,85 @@ class TestSeq2Seq:
         encoder = gates * (6 * 320 + 1) + 3 * gates * (2 * 320 + 1)
         decoder = 4 * gates * (2 * 320 + 1 + 320) + 2 * 320 * 320
         assert model.num_parameters() == 2 * 187 * 320 + encoder + decoder == 7_704_960
+
+
+# --- speech ----------------------------------------------------------------------------------------------------------
+
+
+def test_speech_defaults_build():
+    config = QRNNSpeechConfig()
+    assert (config.num_mel_bins, config.stride, config.temporal_pooling, config.use_cache) == (80, 2, None, False)
+    assert config.layer_sizes == [(640, 640), (640, 640)]
+
+
+@pytest.mark.parametrize(
+    ("options", "ratio"),
+    [
+        ({"stride": 1}, 1),
+        ({"stride": 3}, 3),
+        ({"stride": 3, "temporal_pooling_size": 4}, 3),  # without a pooling its size means nothing
+        ({"stride": 1, "temporal_pooling": "max"}, 2),
+        ({"stride": 3, "temporal_pooling": "average", "temporal_pooling_size": 4}, 12),
+    ],
+    ids=str,
+)
+def test_subsampling_ratio(options, ratio):
+    config = QRNNSpeechConfig(hop_length=80, **options)
+    assert (config.subsampling_ratio, config.inputs_to_logits_ratio) == (ratio, 80 * ratio)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *((name, 0, "1") for name in ("num_mel_bins", "hop_length", "stride", "temporal_pooling_size", "vocab_size")),
+        *((name, 0, "1") for name in ("mask_time_length", "mask_feature_length")),
+        *((name, 1.0, "1.0") for name in ("mask_time_prob", "mask_feature_prob")),
+        ("stride", [2, 2], "int"),
+        ("temporal_pooling", "min", "'max', 'average'"),
+        ("ctc_loss_reduction", "none", "'mean', 'sum'"),
+        ("ctc_zero_infinity", "yes", "bool"),
+        ("pad_token_id", None, "int"),
+        ("classifier_pooling", "first", "'last', 'max', 'mean', 'concat'"),
+    ],
+    ids=str,
+)
+def test_wrong_fields_of_speech(name, value, allowed):
+    with pytest.raises(StrictDataclassFieldValidationError) as error:
+        QRNNSpeechConfig(**{name: value})
+    assert all(part in str(error.value) for part in (name, str(value), allowed))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"pad_token_id": 32}, ["`pad_token_id`", "vocab_size - 1 = 31", "got 32"]),
+        ({"pad_token_id": -1}, ["`pad_token_id`", "got -1"]),
+        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "got 0"]),
+        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "got 1.0"]),
+        ({"bidirectional": True, "use_cache": True}, ["`use_cache`", "False or None", "got True"]),
+        ({"kernel_size": [2]}, ["`kernel_size`", "one per layer (2)"]),
+    ],
+    ids=str,
+)
+def test_fields_of_speech_that_do_not_fit(options, parts):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        QRNNSpeechConfig(**options)
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bidirectional": True},
+        {"stride": 4, "temporal_pooling": "max", "temporal_pooling_size": 3, "hop_length": 80, "num_mel_bins": 40},
+        {"mask_time_prob": 0.1, "mask_feature_prob": 0.2, "ctc_zero_infinity": True, "use_cache": True},
+    ],
+    ids=str,
+)
+def test_speech_files(options, tmp_path):
+    config = QRNNSpeechConfig(**options)
+    config.save_pretrained(tmp_path)
+    for loaded in (QRNNSpeechConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is QRNNSpeechConfig
+        assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}

@@ -26,17 +26,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
     DynamicCache,
+    Wav2Vec2CTCTokenizer,
+    pipeline,
 )
 from transformers.dynamic_module_utils import check_imports, get_class_from_dynamic_module, get_relative_imports
 
@@ -49,6 +56,12 @@ AUTO_CLASSES = {
     "masked": AutoModelForMaskedLM,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
+}
+
+SPEECH_AUTO_CLASSES = {
+    "base": AutoModel,
+    "ctc": AutoModelForCTC,
+    "classification": AutoModelForAudioClassification,
 }
 
 GENERATION_MODES = {
@@ -76,6 +89,10 @@ def seq2seq_outputs(model) -> list[torch.Tensor]:
     batch, modes = make_batch(), [{}, {"use_cache": False}, {"num_beams": 3}, {"cache_implementation": "static"}]
     generated = [model.generate(**batch, do_sample=False, max_new_tokens=9, **options) for options in modes]
     return [model(**batch, decoder_input_ids=batch["input_ids"]).logits, *generated]
+
+
+def make_audio() -> np.ndarray:
+    return np.random.default_rng(0).normal(scale=0.1, size=4000)
 
 
 # --- what is written ---
@@ -165,6 +182,45 @@ def test_file_follows_the_rules_of_remote_code(file):
     check_imports(file)  # that no package is missing
 
 
+@pytest.fixture
+def saved_speech(redraw, tmp_path):
+    """The folders of speech models and their processor, with what they compute."""
+    from modeling_qrnn import (
+        QRNNFeatureExtractor,
+        QRNNForAudioClassification,
+        QRNNForCTC,
+        QRNNProcessor,
+        QRNNSpeechConfig,
+        QRNNSpeechModel,
+    )
+
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(["<pad>", "|", *"abcd"])}))
+    tokenizer = Wav2Vec2CTCTokenizer(vocabulary, bos_token=None, eos_token=None, unk_token=None)
+    processor = QRNNProcessor(QRNNFeatureExtractor(feature_size=8, sampling_rate=8000).fit([make_audio()]), tokenizer)
+    sizes = {"num_mel_bins": 8, "hop_length": 80, "hidden_size": 8, "vocab_size": 6, "num_labels": 3}
+    classes = {"base": QRNNSpeechModel, "ctc": QRNNForCTC, "classification": QRNNForAudioClassification}
+    inputs, expected = processor(audio=make_audio(), sampling_rate=8000, return_tensors="pt"), {}
+    for name, model_class in classes.items():
+        model = redraw(model_class(QRNNSpeechConfig(**sizes, connection="residual", temporal_pooling="max")), std=1.0)
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            expected[name] = model(**inputs)[0]
+    torch.save(expected, tmp_path / "expected.pt")
+    return tmp_path
+
+
+def test_speech_is_saved_with_code_and_the_whole_auto_map(saved_speech):
+    for name in SPEECH_AUTO_CLASSES:
+        auto_map = json.loads((saved_speech / name / "config.json").read_text())["auto_map"]
+        assert set(auto_map) == {"AutoConfig"} | {each.__name__ for each in SPEECH_AUTO_CLASSES.values()}
+        processor = json.loads((saved_speech / name / "processor_config.json").read_text())
+        references = [*auto_map.values(), processor["auto_map"]["AutoProcessor"]]
+        for module, class_name in (reference.split(".") for reference in references):
+            assert f"class {class_name}(" in (saved_speech / name / f"{module}.py").read_text()
+
+
 # --- in processes of their own ---
 
 
@@ -197,6 +253,10 @@ def saved_models(models, seq2seq, tmp_path):
 
 def test_without_the_package(saved_models):
     run(without_the_package, saved_models, "-I")
+
+
+def test_speech_without_the_package(saved_speech):
+    run(speech_without_the_package, saved_speech, "-I")
 
 
 def test_beside_the_package_loaded_first(saved_models):
@@ -260,6 +320,35 @@ def check_encoder_decoder(folder: Path, expected: list[torch.Tensor]) -> None:
     before.backward()
     optimizer.step()
     assert model(**batch, labels=ids).loss < before
+
+
+def speech_without_the_package(folder: Path) -> None:
+    sys.modules["modeling_qrnn"] = None
+    audio, expected = make_audio(), torch.load(folder / "expected.pt")
+    for name, auto_class in SPEECH_AUTO_CLASSES.items():
+        model = load(auto_class, folder / name)
+        assert type(model).__module__.startswith("transformers_modules.")
+        processor = AutoProcessor.from_pretrained(folder / name, trust_remote_code=True)
+        extractor = AutoFeatureExtractor.from_pretrained(folder / name, trust_remote_code=True)
+        for inputs in (processor(audio=audio, return_tensors="pt"), extractor(audio, return_tensors="pt")):
+            with torch.no_grad():
+                assert torch.equal(model(**inputs)[0], expected[name]), name
+        for part in (model, processor):
+            part.save_pretrained(folder / "again" / name)
+        assert sorted(os.listdir(folder / "again" / name)) == sorted(os.listdir(folder / name)), name
+        with torch.no_grad():
+            assert torch.equal(load(auto_class, folder / "again" / name)(**inputs)[0], expected[name]), name
+
+    text = processor.decode(expected["ctc"][0].argmax(dim=-1))
+    assert len(text) > 2
+    transcriber = processor.transcriber(load(AutoModelForCTC, folder / "ctc"))
+    assert "".join(map(transcriber.push, np.split(audio, 8))) + transcriber.finish() == text
+    options = {"model": str(folder / "ctc"), "trust_remote_code": True}
+    assert pipeline("automatic-speech-recognition", **options)(audio) == {"text": text}
+    scores = expected["classification"][0].softmax(dim=-1)
+    options = {"model": str(folder / "classification"), "trust_remote_code": True}
+    best = pipeline("audio-classification", **options)(audio)[0]
+    assert best["label"] == f"LABEL_{int(scores.argmax())}" and abs(best["score"] - float(scores.max())) < 1e-5
 
 
 def package_then_remote(folder: Path) -> None:

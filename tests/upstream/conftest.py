@@ -60,6 +60,11 @@ CLASS_NAMES = {
         "MODEL_MAPPING_NAMES": "QRNNSeq2SeqModel",
         "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "QRNNForConditionalGeneration",
     },
+    "qrnn_speech": {
+        "MODEL_MAPPING_NAMES": "QRNNSpeechModel",
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES": "QRNNForAudioClassification",
+        "MODEL_FOR_CTC_MAPPING_NAMES": "QRNNForCTC",
+    },
 }
 
 MARKERS = (
