@@ -134,13 +134,14 @@ class QRNNSpeechStream:
         width = self.feature_extractor.feature_size
         if state["frames"].shape[1] != width:
             raise ValueError(f"`state` must hold frames of {width} features, got {state['frames'].shape[1]}")
-        self.samples, self.frames = state["samples"].numpy().copy(), state["frames"].numpy().copy()
-        self.has_begun = bool(state["has_begun"])
-        self.cache = DynamicCache(config=self.model.config)
+        cache: Cache = DynamicCache(config=self.model.config)
         if "layers.0.length" in state:
             device = self.model.device
             tensors = {name: tensor.to(device) for name, tensor in state.items() if name.startswith("layers.")}
-            self.cache = cache_from_tensors(tensors, self.model.config)
+            cache = cache_from_tensors(tensors, self.model.config)
+        self.cache = cache
+        self.samples, self.frames = state["samples"].numpy().copy(), state["frames"].numpy().copy()
+        self.has_begun = bool(state["has_begun"])
 
 
 class QRNNStreamingTranscriber:
