@@ -169,8 +169,10 @@ class QRNNDecoderMixer(QRNNMixer):
         """What the source adds to the logits of the gates (equation 7), and the keys and values of the attention."""
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             layers = past_key_values.cross_attention_cache.layers
-            attention = layers[self.attention_idx] if self.attention is not None else None
-            return layers[self.layer_idx].keys[:, 0, 0], attention and (attention.keys, attention.values)
+            gate_bias = layers[self.layer_idx].keys[:, 0, 0]
+            if self.attention is None:
+                return gate_bias, None
+            return gate_bias, (layers[self.attention_idx].keys, layers[self.attention_idx].values)
         gate_bias = self.source_proj(encoder_state)
         keys_and_values = self.attention.keys_and_values(encoder_hidden_states) if self.attention is not None else None
         if past_key_values is not None:
