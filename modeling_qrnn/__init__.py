@@ -22,11 +22,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
 )
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig
+from .configuration_qrnn import QRNNConfig, QRNNTimeSeriesConfig
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
     QRNNForCausalLM,
@@ -36,22 +37,34 @@ from .modeling_qrnn import (
     QRNNModel,
     QRNNPreTrainedModel,
 )
+from .modeling_qrnn_time_series import (
+    QRNNForTimeSeriesPrediction,
+    QRNNTimeSeriesModel,
+    QRNNTimeSeriesPreTrainedModel,
+)
 from .pooling_qrnn import recurrent_pooling
 
 
 _MODELS = {
-    AutoModel: QRNNModel,
-    AutoModelForCausalLM: QRNNForCausalLM,
-    AutoModelForMaskedLM: QRNNForMaskedLM,
-    AutoModelForSequenceClassification: QRNNForSequenceClassification,
-    AutoModelForTokenClassification: QRNNForTokenClassification,
+    QRNNConfig: {
+        AutoModel: QRNNModel,
+        AutoModelForCausalLM: QRNNForCausalLM,
+        AutoModelForMaskedLM: QRNNForMaskedLM,
+        AutoModelForSequenceClassification: QRNNForSequenceClassification,
+        AutoModelForTokenClassification: QRNNForTokenClassification,
+    },
+    QRNNTimeSeriesConfig: {
+        AutoModel: QRNNTimeSeriesModel,
+        AutoModelForTimeSeriesPrediction: QRNNForTimeSeriesPrediction,
+    },
 }
 
-AutoConfig.register(QRNNConfig.model_type, QRNNConfig, exist_ok=True)
-QRNNConfig.register_for_auto_class()
-for _auto_class, _model_class in _MODELS.items():
-    _auto_class.register(QRNNConfig, _model_class, exist_ok=True)
-    _model_class.register_for_auto_class(_auto_class.__name__)
+for _config_class, _models in _MODELS.items():
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    _config_class.register_for_auto_class()
+    for _auto_class, _model_class in _models.items():
+        _auto_class.register(_config_class, _model_class, exist_ok=True)
+        _model_class.register_for_auto_class(_auto_class.__name__)
 
 
 __all__ = [
@@ -61,11 +74,15 @@ __all__ = [
     "QRNNForCausalLM",
     "QRNNForMaskedLM",
     "QRNNForSequenceClassification",
+    "QRNNForTimeSeriesPrediction",
     "QRNNForTokenClassification",
     "QRNNLayer",
     "QRNNModel",
     "QRNNPreTrainedModel",
     "QRNNState",
+    "QRNNTimeSeriesConfig",
+    "QRNNTimeSeriesModel",
+    "QRNNTimeSeriesPreTrainedModel",
     "load_recurrent_state",
     "recurrent_pooling",
     "save_recurrent_state",
