@@ -367,7 +367,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
     """
 
     model_type = "qrnn_time_series"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "params", "hidden_states", "loc", "scale"]
 
     hidden_size: int = _size(default=128)
     prediction_length: int = _size(default=24)

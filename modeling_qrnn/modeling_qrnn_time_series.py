@@ -397,7 +397,7 @@ class QRNNQuantileHead:
         """The values that are not exceeded with these probabilities, `(...)`."""
         (quantiles,) = params
         levels = quantiles.new_tensor(self.quantiles)
-        upper = torch.searchsorted(levels, probabilities).clamp(max=self.num_params - 1)
+        upper = torch.searchsorted(levels, probabilities.contiguous()).clamp(max=self.num_params - 1)
         lower = (upper - 1).clamp(min=0)
         gap = (levels[upper] - levels[lower]).clamp(min=torch.finfo(levels.dtype).tiny)
         weight = ((probabilities - levels[lower]) / gap).clamp(0, 1)
