@@ -13,7 +13,8 @@
 # limitations under the License.
 """The Quasi-Recurrent Neural Network (Bradbury et al. 2017) as a Hugging Face Transformers model.
 
-Importing the package registers its models with Transformers' Auto classes, and nothing else.
+Importing the package registers its models with Transformers' Auto classes and its pipelines with `pipeline`, and
+nothing else.
 """
 
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
     AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
 from .configuration_qrnn import QRNNConfig, QRNNTimeSeriesConfig
@@ -42,6 +44,7 @@ from .modeling_qrnn_time_series import (
     QRNNTimeSeriesModel,
     QRNNTimeSeriesPreTrainedModel,
 )
+from .pipelines_qrnn import TimeSeriesForecastingPipeline, plot_forecast
 from .pooling_qrnn import recurrent_pooling
 
 
@@ -66,6 +69,13 @@ for _config_class, _models in _MODELS.items():
         _auto_class.register(_config_class, _model_class, exist_ok=True)
         _model_class.register_for_auto_class(_auto_class.__name__)
 
+_PIPELINES = {
+    "time-series-forecasting": (TimeSeriesForecastingPipeline, AutoModelForTimeSeriesPrediction),
+}
+
+for _task, (_pipeline_class, _auto_class) in _PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(_task, _pipeline_class, pt_model=_auto_class, type="text")
+
 
 __all__ = [
     "QRNN",
@@ -83,7 +93,9 @@ __all__ = [
     "QRNNTimeSeriesConfig",
     "QRNNTimeSeriesModel",
     "QRNNTimeSeriesPreTrainedModel",
+    "TimeSeriesForecastingPipeline",
     "load_recurrent_state",
+    "plot_forecast",
     "recurrent_pooling",
     "save_recurrent_state",
 ]

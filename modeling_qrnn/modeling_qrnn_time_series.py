@@ -633,8 +633,8 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
 
         Args:
             past_values, past_observed_mask, past_time_features, future_time_features: as in `forward`.
-            prediction_length: how many values; `config.prediction_length` by default. A direct model makes no more
-                than these, an autoregressive one any number, for as many `future_time_features`.
+            prediction_length: how many values, for as many `future_time_features`; `config.prediction_length` by
+                default. A direct model makes no more than these, an autoregressive one any number.
             num_parallel_samples: how many paths of each series; `config.num_parallel_samples` by default.
             seed: draw from a generator of that seed, and leave torch's own alone; `None` for torch's own.
 
@@ -650,6 +650,9 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
         self._check_generation(length, n_paths, past_values, future_time_features)
         with seeded(seed, past_values.device):
             if self.is_direct:
+                if future_time_features is not None:  # each acts on its own value alone
+                    missing = self.config.prediction_length - length
+                    future_time_features = F.pad(future_time_features, (0, 0, 0, missing))
                 past = past_values, past_observed_mask, past_time_features
                 outputs, params = self._forecast(*past, future_time_features)
                 params = tuple(
@@ -718,8 +721,7 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
         if length < 1 or (self.is_direct and length > longest):
             limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "at least 1"
             raise ValueError(f"`prediction_length` must be {limit}, got {length}")
-        needed = longest if self.is_direct else length
-        shape = past_values.shape[0], needed, self.config.num_time_features
+        shape = past_values.shape[0], length, self.config.num_time_features
         check_time_features("future_time_features", features, shape)
 
 
