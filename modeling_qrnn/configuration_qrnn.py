@@ -13,7 +13,8 @@
 # limitations under the License.
 """QRNN model configuration."""
 
-from typing import Literal
+import copy
+from typing import Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -23,6 +24,10 @@ from transformers.utils.type_validators import interval
 _size = interval(min=1)
 _probability = interval(min=0.0, max=1.0, exclude_max=True)
 _weight = interval(min=0.0)
+
+
+def _per_layer(kernel_size: int | list[int], num_layers: int) -> list[int]:
+    return [kernel_size] * num_layers if isinstance(kernel_size, int) else list(kernel_size)
 
 
 @strict
@@ -69,9 +74,7 @@ class QRNNStackConfig(PreTrainedConfig):
     @property
     def kernel_sizes(self) -> list[int]:
         """The width of each layer's convolution."""
-        if isinstance(self.kernel_size, int):
-            return [self.kernel_size] * self.num_hidden_layers
-        return list(self.kernel_size)
+        return _per_layer(self.kernel_size, self.num_hidden_layers)
 
     @property
     def input_size(self) -> int:
@@ -149,7 +152,73 @@ class QRNNStackConfig(PreTrainedConfig):
 
 
 @strict
-class QRNNConfig(QRNNStackConfig):
+class QRNNTextConfig(QRNNStackConfig):
+    r"""What the configurations of models of text share: tokens and embeddings. `QRNNConfig` describes the fields.
+
+    Example:
+        >>> QRNNTextConfig(embedding_size=32, hidden_size=64).layer_sizes
+        [(32, 64), (64, 64)]
+    """
+
+    vocab_size: int = _size(default=10_000)
+    embedding_size: int | None = None
+    embedding_dropout: float | int = _probability(default=0.0)
+    embedding_initializer_range: float | int | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        if self.embedding_initializer_range is None:
+            without_norm = 0.3 if self.tie_word_embeddings else 1.0
+            self.embedding_initializer_range = self.initializer_range if self.norm is not None else without_norm
+
+    @property
+    def input_size(self) -> int:
+        """The width of the token embeddings and of `inputs_embeds`."""
+        return self.embedding_size or self.hidden_size
+
+    def validate_embeddings(self):
+        """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"`embedding_size` must be at least 1 or None, got {self.embedding_size}")
+        if self.embedding_initializer_range is not None and self.embedding_initializer_range < 0:
+            raise ValueError(
+                f"`embedding_initializer_range` must be at least 0 or None, got {self.embedding_initializer_range}"
+            )
+
+
+@strict
+class QRNNClassifierConfig(QRNNStackConfig):
+    r"""What the configurations of models that may classify a whole sequence share: a stack, and a read-out over it.
+
+    `QRNNConfig` describes the fields.
+
+    Example:
+        >>> QRNNClassifierConfig(classifier_pooling="concat").classifier_pooling
+        'concat'
+    """
+
+    classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
+    classifier_dropout: float | int | None = None
+    classifier_hidden_size: int | None = None
+
+    def validate_classifier(self):
+        """Part of `@strict`-powered validation: the ranges of the classifier's fields that may also be `None`."""
+        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
+            raise ValueError(f"`classifier_hidden_size` must be at least 1 or None, got {self.classifier_hidden_size}")
+        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
+            raise ValueError(
+                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
+            )
+
+
+@strict
+class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
     r"""The configuration of a QRNN. The defaults are the architecture of the paper's language model, without dropout.
 
     Args:
@@ -241,32 +310,8 @@ class QRNNConfig(QRNNStackConfig):
     model_type = "qrnn"
     keys_to_ignore_at_inference = ["past_key_values"]
 
-    vocab_size: int = _size(default=10_000)
-    embedding_size: int | None = None
-    embedding_dropout: float | int = _probability(default=0.0)
     activation_regularization: float | int = _weight(default=0.0)
     temporal_activation_regularization: float | int = _weight(default=0.0)
-    classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
-    classifier_dropout: float | int | None = None
-    classifier_hidden_size: int | None = None
-    embedding_initializer_range: float | int | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        if self.embedding_size is None:
-            self.embedding_size = self.hidden_size
-        if self.embedding_initializer_range is None:
-            without_norm = 0.3 if self.tie_word_embeddings else 1.0
-            self.embedding_initializer_range = self.initializer_range if self.norm is not None else without_norm
-
-    @property
-    def input_size(self) -> int:
-        """The width of the token embeddings and of `inputs_embeds`."""
-        return self.embedding_size or self.hidden_size
 
     @property
     def layer_widths(self) -> list[int]:
@@ -276,26 +321,241 @@ class QRNNConfig(QRNNStackConfig):
             outputs[-1] = self.input_size
         return outputs
 
-    def validate_optional_fields(self):
-        """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
-        for name in ("embedding_size", "classifier_hidden_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1 or None, got {value}")
-        if self.embedding_initializer_range is not None and self.embedding_initializer_range < 0:
-            raise ValueError(
-                f"`embedding_initializer_range` must be at least 0 or None, got {self.embedding_initializer_range}"
-            )
-        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
-            raise ValueError(
-                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
-            )
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How Transformers shards the layers for tensor parallelism.
+
+        The weights are split, not the channels: the gates are gathered, so that each process has the whole state, to
+        carry and to save.
+        """
+        plan = {"layers.*.mixer.directions.*.gate_proj": "colwise_gather_output"}
+        if self.connection == "residual":
+            plan["layers.*.out_proj"] = "rowwise_split_input"
+        if self.intermediate_size is not None:
+            plan |= {"layers.*.mlp.gate_up_proj": "packed_colwise", "layers.*.mlp.down_proj": "rowwise"}
+        return plan
+
+    @property
+    def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:
+        """Where Transformers cuts the model for pipeline parallelism: between layers, if all widths are equal."""
+        if self.connection == "dense" or {self.input_size, *self.layer_widths} != {self.hidden_size}:
+            return None
+        return {
+            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+            "norm": (["hidden_states"], ["hidden_states"]),
+        }
 
     def validate_tied_width(self):
         """Part of `@strict`-powered validation: a stack that ends in the width of its embeddings halves that too."""
         if self.bidirectional and self.output_size % 2:
             raise ValueError(
                 f"`embedding_size` must be even in a bidirectional model, half per direction, got {self.output_size}"
+            )
+
+
+@strict
+class QRNNSeq2SeqConfig(QRNNTextConfig):
+    r"""The configuration of a QRNN encoder-decoder. The defaults are the paper's for translation, of 320 channels.
+
+    The fields that are not listed here are those of `QRNNConfig`, and hold for the encoder and for the decoder; a
+    field that has a twin with the prefix `encoder_` is the decoder's.
+
+    Args:
+        vocab_size (`int`, defaults to 10000):
+            Number of tokens. Source and target share one vocabulary and its embeddings; `tie_word_embeddings` has the
+            head share them too, through a linear layer back if `embedding_size` is not `hidden_size`.
+        hidden_size (`int`, defaults to 320):
+            Width of all layers.
+        encoder_layers (`int`, defaults to 4):
+            Number of layers of the encoder.
+        decoder_layers (`int`, defaults to 4):
+            Number of layers of the decoder; `num_hidden_layers` is the same field. If it has fewer than the encoder,
+            the last states of the encoder's upper layers enter it; if more, that of the first one enters several.
+        encoder_kernel_size (`int` or `list[int]`, *optional*):
+            Width of the encoder's convolutions, which are centred on their token. `None` is the paper's: 6 in the
+            first layer, 2 in the others.
+        kernel_size (`int` or `list[int]`, defaults to 2):
+            Width of the decoder's convolutions.
+        encoder_bidirectional (`bool`, defaults to `False`):
+            Read the source in both directions, each with half of the channels.
+        encoder_reverse (`bool`, *optional*):
+            Read the source from its end, as the paper does. By default all but bidirectional encoders do.
+        attention_layers (`str`, defaults to `"last"`):
+            Which layers of the decoder look back at the source: the `"last"` (the paper's) or `"all"`.
+        num_attention_heads (`int`, *optional*):
+            `None` is the paper's attention, the dot product of the decoder's state and the encoder's output as they
+            are. A number is that of heads with learned projections and a scaled product.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout on the weights of the attention.
+        decoder_start_token_id (`int`, *optional*):
+            The token that the target begins with; `bos_token_id` if `None`.
+
+    Raises:
+        StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.
+        StrictDataclassClassValidationError: for fields that do not fit together.
+
+    Example:
+        >>> config = QRNNSeq2SeqConfig(encoder_layers=3)
+        >>> config.encoder_kernel_size, config.encoder_reverse, config.decoder_layers, config.kernel_sizes
+        ([6, 2, 2], True, 4, [2, 2, 2, 2])
+    """
+
+    model_type = "qrnn_seq2seq"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    # What Transformers reads of the depth, for the cache above all, is the decoder's.
+    attribute_map = {"decoder_layers": "num_hidden_layers"}
+
+    hidden_size: int = _size(default=320)
+    num_hidden_layers: int = _size(default=4)
+    encoder_layers: int = _size(default=4)
+    encoder_kernel_size: int | list[int] | None = None
+    encoder_bidirectional: bool = False
+    encoder_reverse: bool | None = None
+    attention_layers: Literal["last", "all"] = "last"
+    num_attention_heads: int | None = None
+    attention_dropout: float | int = _probability(default=0.0)
+    decoder_start_token_id: int | None = None
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs):
+        if "decoder_layers" in kwargs:
+            self.num_hidden_layers = kwargs.pop("decoder_layers")  # under the name by which it is checked
+        if self.encoder_kernel_size is None:
+            self.encoder_kernel_size = [6] + [2] * (self.encoder_layers - 1)
+        if self.encoder_reverse is None:
+            self.encoder_reverse = not self.encoder_bidirectional
+        super().__post_init__(**kwargs)
+
+    def encoder_config(self) -> "QRNNSeq2SeqConfig":
+        """A copy that describes the encoder's stack in the fields that otherwise are the decoder's."""
+        config = copy.copy(self)
+        config.is_encoder_decoder = config.use_cache = False
+        config.num_hidden_layers = self.encoder_layers
+        config.kernel_size = cast(int | list[int], self.encoder_kernel_size)
+        config.bidirectional = self.encoder_bidirectional
+        return config
+
+    def validate_decoder(self):
+        """Part of `@strict`-powered validation: a decoder cannot read what it is to write."""
+        if self.is_encoder_decoder and self.bidirectional:
+            raise ValueError(
+                "`bidirectional` must be False in an encoder-decoder, got True: it would be the decoder's. "
+                "Set `encoder_bidirectional`"
+            )
+
+    def validate_encoder(self):
+        """Part of `@strict`-powered validation: what `QRNNStackConfig` checks of the decoder."""
+        sizes = _per_layer(cast(int | list[int], self.encoder_kernel_size), self.encoder_layers)
+        if len(sizes) != self.encoder_layers or min(sizes) < 1:
+            raise ValueError(
+                "`encoder_kernel_size` must be a number from 1 up, one per layer of the encoder "
+                f"({self.encoder_layers}), or None, got {self.encoder_kernel_size}"
+            )
+        if self.encoder_bidirectional and self.hidden_size % 2:
+            raise ValueError(
+                f"`hidden_size` must be even with encoder_bidirectional=True, half per direction, "
+                f"got {self.hidden_size}"
+            )
+        if self.encoder_bidirectional and self.encoder_reverse:
+            raise ValueError(
+                "`encoder_reverse` must be False or None with encoder_bidirectional=True, got True: both directions "
+                "are read anyway"
+            )
+
+    def validate_attention(self):
+        """Part of `@strict`-powered validation: heads share the channels."""
+        heads = self.num_attention_heads
+        if heads is not None and (heads < 1 or self.hidden_size % heads):
+            raise ValueError(
+                f"`num_attention_heads` must be None or a divisor of hidden_size={self.hidden_size}, got {heads}"
+            )
+
+
+@strict
+class QRNNSpeechConfig(QRNNClassifierConfig):
+    r"""The configuration of a QRNN that reads audio, as frames of log-mel features.
+
+    Of the fields below, and of those of `QRNNConfig` that say what the stack and the classifier are (`hidden_size`,
+    `num_hidden_layers`, `kernel_size`, `pooling`, `connection`, `norm`, `bidirectional`, the dropouts,
+    `classifier_pooling` and so on), these differ from there:
+
+    Args:
+        num_mel_bins (`int`, defaults to 80):
+            Features of a frame: `feature_size` of the feature extractor.
+        hop_length (`int`, defaults to 160):
+            Samples from one frame to the next, as in the feature extractor; time stamps rest on it.
+        stride (`int`, defaults to 2):
+            The front end is a convolution over so many frames, which moves on by as many.
+        temporal_pooling (`str`, *optional*):
+            `"max"` or `"average"`: what makes one step out of `temporal_pooling_size` outputs of that convolution.
+        temporal_pooling_size (`int`, defaults to 2):
+            How many of them become one; means nothing without `temporal_pooling`.
+        mask_time_prob (`float`, defaults to 0.0):
+            SpecAugment in training: about which part of the frames is hidden, in spans.
+        mask_time_length (`int`, defaults to 10):
+            Length of such a span, in frames.
+        mask_feature_prob (`float`, defaults to 0.0):
+            About which part of the features is hidden, throughout an utterance, in bands.
+        mask_feature_length (`int`, defaults to 10):
+            Width of such a band, in features.
+        vocab_size (`int`, defaults to 32):
+            Number of tokens that `QRNNForCTC` writes.
+        pad_token_id (`int`, defaults to 0):
+            The token that fills up labels, and the blank of CTC, as in Transformers' CTC tokenizers.
+        ctc_loss_reduction (`str`, defaults to `"mean"`):
+            `"mean"` over the batch of each loss per token, or `"sum"`.
+        ctc_zero_infinity (`bool`, defaults to `False`):
+            Count a label that is longer than its steps allow as zero, rather than refuse it.
+        use_cache (`bool`, defaults to `False`):
+            Whether to return the recurrent state. Then, and when going on from a state, each chunk must make whole
+            steps, of `subsampling_ratio` frames.
+
+    Raises:
+        StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.
+        StrictDataclassClassValidationError: for fields that do not fit together.
+
+    Example:
+        >>> config = QRNNSpeechConfig(stride=2, temporal_pooling="max")
+        >>> config.subsampling_ratio, config.inputs_to_logits_ratio
+        (4, 640)
+    """
+
+    model_type = "qrnn_speech"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    num_mel_bins: int = _size(default=80)
+    hop_length: int = _size(default=160)
+    stride: int = _size(default=2)
+    temporal_pooling: Literal["max", "average"] | None = None
+    temporal_pooling_size: int = _size(default=2)
+    mask_time_prob: float | int = _probability(default=0.0)
+    mask_time_length: int = _size(default=10)
+    mask_feature_prob: float | int = _probability(default=0.0)
+    mask_feature_length: int = _size(default=10)
+    vocab_size: int = _size(default=32)
+    pad_token_id: int = 0
+    ctc_loss_reduction: Literal["mean", "sum"] = "mean"
+    ctc_zero_infinity: bool = False
+    use_cache: bool | None = False
+    tie_word_embeddings: bool = False
+
+    @property
+    def subsampling_ratio(self) -> int:
+        """How many frames make one step of the stack."""
+        return self.stride * (1 if self.temporal_pooling is None else self.temporal_pooling_size)
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """How many samples make one step of the stack."""
+        return self.hop_length * self.subsampling_ratio
+
+    def validate_blank(self):
+        """Part of `@strict`-powered validation: the blank is one of the tokens."""
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"`pad_token_id` must lie between 0 and vocab_size - 1 = {self.vocab_size - 1}, for it is the blank "
+                f"of CTC, got {self.pad_token_id}"
             )
 
 
@@ -446,4 +706,12 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             )
 
 
-__all__ = ["QRNNConfig", "QRNNStackConfig", "QRNNTimeSeriesConfig"]
+__all__ = [
+    "QRNNClassifierConfig",
+    "QRNNConfig",
+    "QRNNSeq2SeqConfig",
+    "QRNNSpeechConfig",
+    "QRNNStackConfig",
+    "QRNNTextConfig",
+    "QRNNTimeSeriesConfig",
+]

@@ -18,6 +18,7 @@ the recurrent state goes on from each window to the next (Merity et al. 2018, "R
 Language Models"). Any other data set is trained on as `transformers.Trainer` does. Evaluation counts every token once.
 """
 
+import copy
 import math
 import os
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ from .cache_qrnn import load_recurrent_state, save_recurrent_state
 FULL_WINDOWS = 0.95  # of all windows; the others are half as long
 WINDOW_DEVIATION = 5
 SHORTEST_WINDOW = 5
+
+STATE_FILE = "recurrent_state.safetensors"  # of a checkpoint
 
 # What does not go with a carried state, and why
 STREAM_SETTINGS = {
@@ -98,6 +101,10 @@ class QRNNTrainingArguments(TrainingArguments):
     use_cache: bool = field(default=True, metadata={"help": "Whether the model returns its state."})
     # `shift_labels` is in no signature, and would be removed.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whether to drop columns by their name."})
+    # Every parameter has a gradient in every step.
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Whether several processes look for parameters without a gradient."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -219,7 +226,7 @@ class QRNNTrainer(Trainer):
         ValueError: for arguments that do not go with a carried state.
 
     Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
-    that was never interrupted.
+    that was never interrupted. The number of processes may change, if the number of streams over all of them does not.
 
     Example:
         >>> import tempfile
@@ -250,12 +257,20 @@ class QRNNTrainer(Trainer):
         self.window_length = args.bptt
         self.add_callback(WindowLearningRate(self))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; where FSDP cuts checkpoints into shards, what is saved by a call of this is whole."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is None or _internal_call:
+            return super().save_model(output_dir, _internal_call)
+        kind = plugin.state_dict_type
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir)
+        plugin.set_state_dict_type(kind)
+
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; the weights at the end are the average, if there is one."""
         output = super().train(*args, **kwargs)
-        with torch.no_grad():
-            for parameter, average in self._averages():
-                parameter.copy_(average)
+        self._write(self._averages())
         return output
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
@@ -365,30 +380,49 @@ class QRNNTrainer(Trainer):
     def _averaged_weights(self) -> Iterator[None]:
         """The averaged weights for a while, if there are any."""
         own = [(parameter, parameter.detach().clone()) for parameter, _ in self._averages()]
-        for parameter, average in self._averages():
-            parameter.copy_(average)
+        self._write(self._averages())
         try:
             yield
         finally:
-            for parameter, values in own:
-                parameter.copy_(values)
+            self._write(own)
 
-    # The carried state is saved and restored where Trainer does so with the random numbers: in every process, and in
-    # the only place where both are those of the step to come.
+    @torch.no_grad()
+    def _write(self, values: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+        """Give parameters new values."""
+        for parameter, value in values:
+            parameter.copy_(value)
+        for module in self.model.modules():
+            if hasattr(module, "reshard"):  # FSDP2 may still hold what it gathered of the old values
+                module.reshard()
+
+    # The carried state is saved and restored where Trainer does so with the random numbers: by every process, and in
+    # the only place where both are those of the step to come. The file holds the streams of all processes.
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        if self.carried_state is not None:
-            save_recurrent_state(self.carried_state, self._state_file(output_dir))
+        if self.carried_state is None:
+            return
+        state = copy.deepcopy(self.carried_state)
+        for layer in state.layers:
+            layer.change_batch(self.accelerator.gather)
+        if self.args.should_save:
+            save_recurrent_state(state, os.path.join(output_dir, STATE_FILE))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
-        if self.reads_streams and checkpoint is not None:
-            file, config = self._state_file(checkpoint), self.accelerator.unwrap_model(self.model).config
-            self.carried_state = load_recurrent_state(file, config, self.args.device)
-
-    def _state_file(self, folder: str) -> str:
-        return os.path.join(folder, f"recurrent_state_{self.args.process_index}.safetensors")
+        if not self.reads_streams or checkpoint is None:
+            return
+        config = self.accelerator.unwrap_model(self.model).config
+        state = load_recurrent_state(os.path.join(checkpoint, STATE_FILE), config, self.args.device)
+        n_saved, n_streams = state.layers[0].batch_size, len(self.train_dataset.inputs)
+        if n_saved != n_streams:
+            raise ValueError(
+                f"`per_device_train_batch_size` must be such that all {self.args.world_size} processes together read "
+                f"{n_saved} streams, as the run of {checkpoint} does, got {n_streams}"
+            )
+        share = torch.arange(n_streams, device=self.args.device).chunk(self.args.world_size)
+        state.batch_select_indices(share[self.args.process_index])
+        self.carried_state = state
 
 
 def check_stream_settings(args: QRNNTrainingArguments) -> None:

@@ -14,6 +14,7 @@
 """What the programs share at the command line: a mistake is answered with one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,13 @@ def existing_file(value: str) -> Path:
 def stop(message: object) -> None:
     """End the program with one line."""
     sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}")
+
+
+def check_processes(n_together: int) -> None:
+    """Processes that were started together but do not know of each other would each write to the same folder."""
+    n_started = int(os.environ.get("WORLD_SIZE", 1))
+    if n_started > n_together:
+        stop(f"there is no accelerator for {n_started} processes: set ACCELERATE_USE_CPU=true to train on CPUs")
 
 
 @contextmanager

@@ -19,7 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForSequenceClassification,
+    QRNNForTokenClassification,
+)
+from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 
 
 class LSTMConfig(QRNNConfig):
@@ -38,13 +44,29 @@ class LSTMLayer(nn.Module):
 
     kernel_size = 2  # its state has a column for the last output, as that of a convolution has for the last input
 
-    def __init__(self, input_size: int, hidden_size: int, weight_dropout: float):
+    def __init__(self, input_size: int, hidden_size: int, weight_dropout: float = 0.0, reverse: bool = False):
         super().__init__()
         self.lstm = nn.LSTM(input_size, hidden_size)
         self.weight_dropout = weight_dropout
+        self.reverse = reverse
 
-    def forward(self, x, state=None, **marks):
-        """Pads on the right are the only ones that it can be given: what comes after them is not used."""
+    def forward(self, x, state=None, attention_mask=None, segment_ids=None, return_history=False):
+        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN)."""
+        if segment_ids is not None or return_history:
+            raise ValueError("this LSTM reads one sequence a row, and its state does not roll back")
+        if attention_mask is not None and not (attention_mask[:, 1:] <= attention_mask[:, :-1]).all():
+            raise ValueError("`attention_mask` must have its pads on the right, which this LSTM needs")
+        if self.reverse:
+            turned = turn_around(x.shape[:2], attention_mask, x.device)[..., None]
+            output, state = self._run(x.gather(1, turned.expand_as(x)), state)
+            return output.gather(1, turned.expand_as(output)), state
+        output, (c, h) = self._run(x, state)
+        if attention_mask is not None:
+            ends_in_pad = ~attention_mask[:, -1:]
+            c, h = c.masked_fill(ends_in_pad, torch.nan), h.masked_fill(ends_in_pad[..., None], torch.nan)
+        return output, (c, h)
+
+    def _run(self, x, state):
         if state is None:
             zeros = x.new_zeros(1, x.shape[0], self.lstm.hidden_size)
             state = zeros, zeros
@@ -57,8 +79,16 @@ class LSTMLayer(nn.Module):
         return output, (c[0], h[0][..., None])
 
 
-class LSTMForCausalLM(QRNNForCausalLM):
-    """The same model with an LSTM in place of each QRNN: embedding, blocks, dropouts, losses and head are shared."""
+def turn_around(shape: torch.Size, is_real: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Where each step of each row comes from, `(batch, seq_len)`, if its real tokens are read from the last one on."""
+    steps = torch.arange(shape[1], device=device).expand(shape)
+    if is_real is None:
+        return steps.flip(1)
+    return torch.where(is_real, is_real.sum(dim=1, keepdim=True) - 1 - steps, steps)
+
+
+class LSTMInEachLayer(QRNNPreTrainedModel):
+    """A model with an LSTM in place of each QRNN: embedding, blocks, dropouts, losses and head are shared."""
 
     config_class = LSTMConfig
     _auto_class = None
@@ -67,24 +97,49 @@ class LSTMForCausalLM(QRNNForCausalLM):
     def __init__(self, config: LSTMConfig):
         super().__init__(config)
         for block, (input_size, output_size) in zip(self.model.layers, config.layer_sizes, strict=True):
-            block.mixer.directions = nn.ModuleList([LSTMLayer(input_size, output_size, config.weight_dropout)])
+            directions = (False, True) if config.bidirectional else (False,)
+            block.mixer.directions = nn.ModuleList(
+                LSTMLayer(input_size, output_size // len(directions), config.weight_dropout, reverse)
+                for reverse in directions
+            )
         self.post_init()
 
 
-def equal_lstm(config: QRNNConfig, n_parameters: int) -> LSTMForCausalLM:
-    """The LSTM of the same depth that has about so many parameters."""
+class LSTMForCausalLM(LSTMInEachLayer, QRNNForCausalLM):
+    pass
 
-    def build(hidden_size: int) -> LSTMForCausalLM:
+
+class LSTMForSequenceClassification(LSTMInEachLayer, QRNNForSequenceClassification):
+    pass
+
+
+class LSTMForTokenClassification(LSTMInEachLayer, QRNNForTokenClassification):
+    pass
+
+
+LSTM_CLASSES = {
+    QRNNForCausalLM: LSTMForCausalLM,
+    QRNNForSequenceClassification: LSTMForSequenceClassification,
+    QRNNForTokenClassification: LSTMForTokenClassification,
+}
+
+
+def equal_lstm(model: QRNNPreTrainedModel) -> LSTMInEachLayer:
+    """The LSTM of the same depth and with the same head that has about as many parameters as the model."""
+    config, n_parameters = model.config, model.num_parameters()
+
+    def build(hidden_size: int) -> LSTMInEachLayer:
         changes = {"hidden_size": hidden_size}
         if config.embedding_size == config.hidden_size:
             changes["embedding_size"] = hidden_size
         if config.intermediate_size is not None:
             changes["intermediate_size"] = round(config.intermediate_size * hidden_size / config.hidden_size)
-        return LSTMForCausalLM(LSTMConfig(**{**config.to_dict(), **changes}))
+        return LSTM_CLASSES[type(model)](LSTMConfig(**{**config.to_dict(), **changes}))
 
     def excess(hidden_size: int) -> int:
         with torch.device("meta"):
             return build(hidden_size).num_parameters() - n_parameters
 
-    widths = range(1, 4 * config.hidden_size)
-    return build(max(1, bisect.bisect_right(widths, 0, key=excess)))
+    step = 2 if config.bidirectional else 1  # each direction has half of the width
+    widths = range(step, 4 * config.hidden_size, step)
+    return build(widths[max(1, bisect.bisect_right(widths, 0, key=excess)) - 1])

@@ -39,7 +39,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import datasets
 import torch
 import torch.nn.functional as F
-import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
@@ -55,9 +54,11 @@ from transformers import (
     set_seed,
 )
 
-from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
-from language_modeling import bits, describe_device, plot_loss, write_sample
+from command_line import OneLineParser, check_processes, existing_file, one_line_error, positive_int, stop
+from curves import plot_loss, points
+from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from results import describe_device, describe_versions
 from tokenization import BEGIN, END, PAD, byte_level_bpe
 
 
@@ -290,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     args = parse_arguments(argv)
     training_args, training_settings = read_training_arguments(args)
+    check_processes(training_args.world_size)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
         config = QRNNConfig.from_pretrained(args.model_config)
     set_seed(training_args.seed)
@@ -334,14 +336,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = trainer.train().metrics
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
     trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
 
     prompt = args.prompt or " ".join(held_out_texts[0].split()[:8])
     sample = write_sample(args.output_dir, prompt, training_args.seed)
     bits_per_nat = bits(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
     history = trainer.state.log_history
     plot_loss(
-        [(entry["step"], entry["loss"] * bits_per_nat) for entry in history if "loss" in entry],
-        [(entry["step"], entry["eval_bits_per_byte"]) for entry in history if "eval_bits_per_byte" in entry],
+        [(step, loss * bits_per_nat) for step, loss in points(history, "loss")],
+        points(history, "eval_bits_per_byte"),
         "bits per byte",
         args.output_dir / "loss_curve.png",
         baselines,
@@ -363,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "block_length": args.block_length,
         "seconds": trained["train_runtime"],
         "device": describe_device(training_args.device),
-        "versions": f"PyTorch {torch.__version__}, Transformers {transformers.__version__}",
+        "versions": describe_versions(),
         "model_settings": args.model_config.read_text(encoding="utf-8").strip(),
         "training_settings": yaml.safe_dump(training_settings, sort_keys=False).strip(),
         "sample": sample,

@@ -20,23 +20,23 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import transformers
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from command_line import OneLineParser, existing_file, one_line_error, stop
+from command_line import OneLineParser, check_processes, existing_file, one_line_error, stop
 from modeling_qrnn import QRNNConfig
 
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL_CARD = ROOT / "model_card.md"
 # Of the many fields of TrainingArguments, those that --help lists
 COMMON_ARGUMENTS = {
     *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay"),
     *("optim", "seed", "bf16", "eval_steps", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
 }
+
+
+BATCH_SIZE = "per_device_train_batch_size"
 
 
 @dataclass
@@ -52,6 +52,13 @@ class ModelArguments:
     architecture: Literal["qrnn", "lstm"] = field(
         default="qrnn",
         metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder of a trained model: begin with its tokenizer and its weights, but for the head. Its "
+            "configuration stands in for --model-config."
+        },
     )
 
 
@@ -77,7 +84,10 @@ class RecipeParser(OneLineParser, HfArgumentParser):
 def read_recipe(
     argv: Sequence[str] | None, argument_classes: Sequence[type], description: str
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads."""
+    """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads.
+
+    As it reads for one process: the batches of several are one together.
+    """
     parser = RecipeParser(argument_classes, description)
     recipe = parser.parse_args(argv).recipe
     defaults = vars(parser.parse_args([str(recipe)]))
@@ -92,6 +102,9 @@ def read_recipe(
     chosen = vars(parser.parse_args(argv))
     with one_line_error(recipe, ValueError, TypeError):
         *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    training = next(part for part in arguments if isinstance(part, TrainingArguments))
+    check_processes(training.world_size)
+    chosen[BATCH_SIZE] *= training.world_size
     return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
 
 
@@ -144,20 +157,13 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     """A run goes on only with the settings that it began with."""
     file = folder / "recipe.yaml"
     text = yaml.safe_dump(settings, sort_keys=True)
-    if last_complete_checkpoint(folder) is not None and file.is_file() and file.read_text(encoding="utf-8") != text:
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return
+    if last_complete_checkpoint(folder) is not None and file.is_file():
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        stop(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --output-dir")
+        names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
+        stop(f"{folder} holds a run with other settings ({names}): choose another --output-dir")
     with one_line_error(f"--output-dir {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-
-
-def describe_config(config: PreTrainedConfig) -> str:
-    """The model's own settings, without what Transformers adds when it saves a model."""
-    values = config.to_dict()
-    return json.dumps({name: values[name] for name in own_fields(type(config))}, indent=2)
-
-
-def describe_versions() -> str:
-    return f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The texts that the programs train on: the splits of a dataset on the Hub, or files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,8 @@ def check_text_arguments(data: TextArguments) -> None:
         stop("give either --train-file or --dataset")
     if not 0 <= data.validation_share < 1:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
+    if data.vocab_size < 2:
+        stop(f"--vocab-size must be at least 2, got {data.vocab_size}")
     for split in SPLITS:
         path = getattr(data, f"{split}_file")
         if path is not None and not Path(path).is_file():
@@ -86,15 +88,39 @@ def open_file(path: str, sample_by: str) -> Iterable[dict]:
         return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
 
 
-def read_column(name: str, rows: Iterable[dict], column: str, kind: type = str) -> Iterator[Any]:
-    """What a column holds, row by row; a mistake ends the program with the name and the row."""
+def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[Any], Any]]) -> dict[str, list]:
+    """What some columns hold, each cell as its reader gives it back.
+
+    A mistake, which a reader tells by a ValueError, ends the program with the name and the row.
+    """
+    columns: dict[str, list] = {column: [] for column in readers}
     with one_line_error(name, OSError, ValueError, RuntimeError):
         for number, row in enumerate(rows, start=1):
-            if column not in row:
-                raise ValueError(f"there is no column {column!r}; the columns are {', '.join(row)}")
-            if not isinstance(row[column], kind):
-                raise ValueError(f"row {number}: column {column!r} holds {row[column]!r}, which is no {kind.__name__}")
-            yield row[column]
+            for column, read in readers.items():
+                if column not in row:
+                    raise ValueError(f"there is no column {column!r}; the columns are {', '.join(row)}")
+                try:
+                    columns[column].append(read(row[column]))
+                except ValueError as error:
+                    raise ValueError(f"row {number}: column {column!r} holds {error}") from error
+    return columns
+
+
+def read_column(name: str, rows: Iterable[dict], column: str) -> list[str]:
+    """The texts of one column."""
+    return read_columns(name, rows, {column: a_text})[column]
+
+
+def a_text(cell: Any) -> str:
+    if not isinstance(cell, str):
+        raise ValueError(f"{cell!r}, which is no text")
+    return cell
+
+
+def a_text_with_words(cell: Any) -> str:
+    if not a_text(cell).strip():
+        raise ValueError(f"{cell!r}, which has no words")
+    return cell
 
 
 def describe_source(data: TextArguments) -> str:

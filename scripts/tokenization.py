@@ -13,24 +13,29 @@
 # limitations under the License.
 """Tokenizers that the programs train on the spot: words, characters, and a byte-level BPE."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from command_line import one_line_error
+from text_data import TextArguments
 
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"  # as in the Penn Treebank's language modelling text
 
 
-def byte_level_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text can be written in it, and read back byte for byte."""
+def byte_level_bpe(texts: Iterable[str], vocab_size: int, add_prefix_space: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: any text can be written in it, and read back byte for byte.
+
+    With `add_prefix_space` a word is cut the same way whether it comes alone or in a text, after a space.
+    """
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -41,9 +46,13 @@ def byte_level_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     )
     bpe.train_from_iterator(texts, trainer)
     # A prompt starts as every block in training does.
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
+    marks = processors.TemplateProcessing(
+        single=f"{BEGIN} $A",
+        pair=f"{BEGIN} $A {END} $B",
+        special_tokens=[(token, bpe.token_to_id(token)) for token in (BEGIN, END)],
     )
+    # The space before a word is part of its token, but not of the place in the text that is told for it.
+    bpe.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), marks])
     return fast_tokenizer(bpe, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
@@ -70,6 +79,9 @@ def word_level(
     vocabulary = {piece: index for index, piece in enumerate((special + pieces)[:vocab_size])}
     core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizer
+    core.post_processor = processors.TemplateProcessing(
+        single="$A", pair=f"$A {END_OF_LINE} $B", special_tokens=[(END_OF_LINE, vocabulary[END_OF_LINE])]
+    )
     if decoder is not None:
         core.decoder = decoder
     return fast_tokenizer(core, unk_token=UNKNOWN, eos_token=END_OF_LINE, pad_token=END_OF_LINE)
@@ -87,9 +99,26 @@ def fast_tokenizer(core: tokenizers.Tokenizer, **special_tokens: str) -> PreTrai
 TOKENIZERS = {"word": words, "character": characters, "bpe": byte_level_bpe}
 
 
-def make_tokenizer(name: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A tokenizer of a kind above, trained on the texts; or the one of that name on the Hub, or in that folder."""
+def train_tokenizer(
+    data: TextArguments, texts: Mapping[str, Iterable[str]], init_from: str | None = None, of_words: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run: of a kind above, trained on the texts of its splits, or one that there is.
+
+    Args:
+        data: its kind, or its name on the Hub or its folder; and on which splits it is trained.
+        texts: those of each split.
+        init_from: the folder of the model whose tokenizer it is to be, in place of what `data` says.
+        of_words: whether texts will come as lists of words, where no space is before a word.
+    """
+    name = init_from or data.tokenizer
     if name in TOKENIZERS:
-        return TOKENIZERS[name](texts, vocab_size)
-    with one_line_error(f"--tokenizer {name}", OSError, ValueError):
-        return AutoTokenizer.from_pretrained(name)
+        splits = texts if data.vocabulary_from == "all" else ("train",)
+        chosen = itertools.chain.from_iterable(texts[split] for split in splits)
+        options = {"add_prefix_space": True} if of_words and name == "bpe" else {}
+        return TOKENIZERS[name](chosen, data.vocab_size, **options)
+    with one_line_error(f"--tokenizer {name}" if init_from is None else f"--init-from {name}", OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None and tokenizer.eos_token is None:
+            raise ValueError("it has neither a pad token nor an end token to pad with")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # what is a pad is told by the mask alone
+        return tokenizer

@@ -22,7 +22,6 @@ the same end. The model, its card, the scores and the loss curve are in --output
 """
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,25 +35,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import datasets
 import torch
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, set_seed
 
 from command_line import one_line_error, stop
-from language_modeling import bits, describe_device, plot_loss, write_sample
-from lstm_baseline import equal_lstm
+from curves import plot_loss, points
+from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
-from recipes import (
-    MODEL_CARD,
-    ModelArguments,
-    describe_config,
-    describe_versions,
-    keep_settings,
-    last_complete_checkpoint,
-    make_config,
-    read_recipe,
-)
+from models import make_model
+from recipes import ModelArguments, keep_settings, last_complete_checkpoint, read_recipe
+from results import describe_run, publish, report, write_scores
 from text_data import (
     SPLITS,
     TextArguments,
@@ -63,7 +53,7 @@ from text_data import (
     read_column,
     read_splits,
 )
-from tokenization import make_tokenizer
+from tokenization import train_tokenizer
 
 
 @dataclass
@@ -89,7 +79,7 @@ ARGUMENTS = (DataArguments, ModelArguments, QRNNTrainingArguments)
 def read_documents(data: DataArguments) -> dict[str, list[str]]:
     """The documents of each split. A text file is one, or for words one for each line."""
     splits = read_splits(data, sample_by="line" if data.tokenizer == "word" else "document")
-    documents = {split: list(read_column(name, rows, data.text_column)) for split, (name, rows) in splits.items()}
+    documents = {split: read_column(name, rows, data.text_column) for split, (name, rows) in splits.items()}
     if data.validation_share:
         documents["train"], documents["validation"] = split_documents(documents["train"], data.validation_share)
     for split in ("train", "validation"):
@@ -104,12 +94,6 @@ def split_documents(documents: list[str], share: float) -> tuple[list[str], list
     first = int(len(whole) * (1 - share))
     parts = whole[:first], whole[first:]
     return parts if len(documents) > 1 else ([parts[0]], [parts[1]])
-
-
-def train_tokenizer(data: DataArguments, documents: dict[str, list[str]]) -> PreTrainedTokenizerBase:
-    splits = documents if data.vocabulary_from == "all" else ("train",)
-    texts = itertools.chain.from_iterable(documents[split] for split in splits)
-    return make_tokenizer(data.tokenizer, texts, data.vocab_size)
 
 
 def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -137,13 +121,6 @@ def cut(tokens: torch.Tensor, length: int) -> datasets.Dataset:
 
 
 # Training
-
-
-def make_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> QRNNForCausalLM:
-    config = make_config(model_args, tokenizer)
-    with one_line_error(f"--model-config {model_args.model_config}", ValueError):
-        model = QRNNForCausalLM(config)
-    return model if model_args.architecture == "qrnn" else equal_lstm(config, model.num_parameters())
 
 
 def make_trainer(
@@ -196,40 +173,7 @@ def spelled(scored: Any, texts: list[str], data: DataArguments, tokenizer: PreTr
     return ("\n" if data.tokenizer == "character" else "").join(texts)[len("".join(given)) :]
 
 
-def draw_curve(history: list[dict], path: Path) -> None:
-    trained, measured = (
-        [(entry["step"], entry[name]) for entry in history if name in entry] for name in ("loss", "eval_loss")
-    )
-    if trained and measured:
-        plot_loss(trained, measured, "nats per token", path)
-
-
-def write_card(run: dict[str, Any], dataset: str | None, path: Path) -> ModelCard:
-    card = ModelCard.from_template(ModelCardData(), template_path=str(MODEL_CARD), run=run)
-    card.data.model_name = run["name"]
-    card.data.datasets = [dataset] if dataset else None
-    card.data.eval_results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=dataset or "text",
-            dataset_name=run["source"],
-            dataset_split=split,
-            metric_type="perplexity",
-            metric_value=round(result["perplexity"], 3),
-        )
-        for split, result in run["scores"].items()
-    ]
-    card.save(path)
-    return card
-
-
-def report(scores: dict[str, dict[str, float | int]]) -> None:
-    for split, result in scores.items():
-        figures = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in result.values())
-        print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in zip(result, figures, strict=True)))
-
-
-def publish(
+def publish_model(
     trainer: QRNNTrainer,
     data: DataArguments,
     settings: dict[str, Any],
@@ -237,28 +181,11 @@ def publish(
     scores: dict[str, dict[str, float | int]],
 ) -> None:
     """The card with a sample, and all of it on the Hub if that is wanted."""
-    folder, training = Path(trainer.args.output_dir), trainer.args
     prompt = next(filter(str.strip, texts["validation"])).strip()[:60].rsplit(maxsplit=1)[0]
-    run = {
-        "program": Path(__file__).name,
-        "name": folder.resolve().name,
-        "source": describe_source(data),
-        "layout": data.layout,
-        "scores": scores,
-        "parameters": trainer.model.num_parameters(),
-        "vocab_size": trainer.model.config.vocab_size,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "device": describe_device(training.device),
-        "versions": describe_versions(),
-        "model_settings": describe_config(trainer.model.config),
-        "training_settings": yaml.safe_dump(settings, sort_keys=True).strip(),
-        "sample": write_sample(folder, prompt, training.seed, max_new_tokens=200),
-    }
-    card = write_card(run, data.dataset, folder / "README.md")
-    if training.push_to_hub:
-        trainer.push_to_hub()
-        card.push_to_hub(trainer.hub_model_id)  # after Trainer's own, which would replace it
+    run = describe_run(__file__, "text-generation", describe_source(data), trainer, settings, scores)
+    run["layout"] = data.layout
+    run["sample"] = write_sample(Path(trainer.args.output_dir), prompt, trainer.args.seed, max_new_tokens=200)
+    publish(trainer, run, data.dataset, {"perplexity": "perplexity"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -269,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(training.seed)
 
     texts = read_documents(data)
-    tokenizer = train_tokenizer(data, texts)
+    tokenizer = train_tokenizer(data, texts, model_args.init_from)
     documents = {split: encode(part, data, tokenizer) for split, part in texts.items()}
-    model = make_model(model_args, tokenizer)
+    model = make_model(QRNNForCausalLM, model_args, tokenizer)
     print(", ".join(f"{split}: {sum(map(len, part)):,} tokens" for split, part in documents.items()))
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
@@ -284,11 +211,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     trainer.save_model()
     if trainer.is_world_process_zero():
-        (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        draw_curve(trainer.state.log_history, folder / "loss_curve.png")
+        write_scores(scores, folder)
+        trained, measured = (points(trainer.state.log_history, name) for name in ("loss", "eval_loss"))
+        if trained and measured:
+            plot_loss(trained, measured, "nats per token", folder / "loss_curve.png")
         report(scores)
         if model_args.architecture == "qrnn":
-            publish(trainer, data, settings, texts, scores)
+            publish_model(trainer, data, settings, texts, scores)
 
 
 if __name__ == "__main__":

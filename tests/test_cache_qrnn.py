@@ -427,6 +427,13 @@ class TestFiles:
         loaded = load_recurrent_state(str(tmp_path / "state.safetensors"), model.config)
         close(states(loaded), states(cache), 0)
 
+    def test_device_with_a_number(self, model, cache, tmp_path):
+        """As Accelerate names the CPU to each of several processes."""
+        seen(model, draw(), cache=cache)
+        save_recurrent_state(cache, tmp_path / "state.safetensors")
+        loaded = load_recurrent_state(tmp_path / "state.safetensors", model.config, torch.device("cpu", 0))
+        close(states(loaded), states(cache), 0)
+
     def test_rows_that_were_chosen(self, model, cache, tmp_path):
         seen(model, draw(), cache=cache)
         cache.batch_select_indices(torch.tensor([3, 0]))

@@ -11,16 +11,24 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""`QRNNConfig`: defaults, what it refuses, what survives a file, and the widths it works out."""
+"""The configurations: defaults, what they refuse, what survives a file, and the widths they work out."""
 
 import json
+import re
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNModel
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNModel,
+    QRNNSeq2SeqConfig,
+    QRNNSpeechConfig,
+)
 
 
 def test_defaults_build():
@@ -234,3 +242,228 @@ def test_the_language_model_of_the_paper_has_its_size():
         model = QRNNForCausalLM(config)
     gates = 3 * 640 * (2 * 640 + 1)
     assert model.num_parameters() == 2 * 10_000 * 640 + 2 * gates == 17_719_040
+
+
+PIPELINES = {
+    "plain": ({}, True),
+    "tied": ({"tie_word_embeddings": True}, True),
+    "residual": ({"connection": "residual"}, True),
+    "dense": ({"connection": "dense"}, False),
+    "narrow": ({"embedding_size": 32}, False),
+    "narrow residual": ({"embedding_size": 32, "connection": "residual"}, False),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipeline_plan_is_that_of_models_of_one_width(name):
+    fields, has_plan = PIPELINES[name]
+    assert (QRNNConfig(hidden_size=64, **fields).base_model_pp_plan is not None) == has_plan
+
+
+@pytest.mark.parametrize("fields", [{}, {"bidirectional": True}, {"connection": "residual", "intermediate_size": 8}])
+def test_tensor_parallel_plan_names_every_product_of_the_layers(fields):
+    config = QRNNConfig(vocab_size=10, hidden_size=8, **fields)
+    linear = {name for name, module in QRNNModel(config).named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {re.sub(r"\d+", "*", name) for name in linear} == set(config.base_model_tp_plan)
+    assert "base_model_tp_plan" not in config.to_dict()
+
+
+# --- the encoder-decoder ---------------------------------------------------------------------------------------------
+
+
+class TestSeq2Seq:
+    def test_defaults_are_the_papers(self):
+        config = QRNNSeq2SeqConfig()
+        assert (config.encoder_layers, config.decoder_layers, config.hidden_size) == (4, 4, 320)
+        assert (config.encoder_kernel_size, config.kernel_sizes) == ([6, 2, 2, 2], [2, 2, 2, 2])
+        assert (config.encoder_reverse, config.attention_layers, config.num_attention_heads) == (True, "last", None)
+        assert config.is_encoder_decoder and config.use_cache
+
+    @pytest.mark.parametrize(
+        ("given", "derived"),
+        [
+            ({"encoder_bidirectional": True}, {"encoder_reverse": False, "use_cache": True}),
+            ({"encoder_reverse": False}, {"encoder_reverse": False}),
+            ({"encoder_layers": 1}, {"encoder_kernel_size": [6]}),
+            ({"encoder_kernel_size": 3}, {"encoder_kernel_size": 3}),
+            ({"decoder_layers": 3}, {"num_hidden_layers": 3, "layer_types": ["qrnn_v1"] * 3}),
+            ({"num_hidden_layers": 3}, {"decoder_layers": 3}),
+            ({"connection": "residual"}, {"norm": "rms_norm"}),
+            # the head has a way back to the embeddings, so the last layer keeps its width
+            ({"embedding_size": 8, "tie_word_embeddings": True, "decoder_layers": 1}, {"layer_sizes": [(8, 320)]}),
+        ],
+        ids=str,
+    )
+    def test_what_follows_from_what(self, given, derived):
+        config = QRNNSeq2SeqConfig(**given)
+        assert {name: getattr(config, name) for name in derived} == derived
+
+    @pytest.mark.parametrize(
+        ("name", "value", "allowed"),
+        [
+            *((name, value, "1") for name in ("encoder_layers", "vocab_size") for value in (0, -1)),
+            ("encoder_layers", "2", "int"),
+            ("encoder_kernel_size", "2", "int"),
+            ("encoder_bidirectional", "yes", "bool"),
+            ("encoder_reverse", "yes", "bool"),
+            ("attention_layers", "first", "'last', 'all'"),
+            ("num_attention_heads", 1.5, "int"),
+            ("attention_dropout", 1.0, "1.0"),
+            ("decoder_start_token_id", "0", "int"),
+        ],
+        ids=str,
+    )
+    def test_wrong_fields(self, name, value, allowed):
+        with pytest.raises(StrictDataclassFieldValidationError) as error:
+            QRNNSeq2SeqConfig(**{name: value})
+        message = str(error.value)
+        assert name in message and str(value) in message and allowed in message
+
+    @pytest.mark.parametrize("value", [0, "3", [2]])
+    def test_wrong_depths_of_the_decoder(self, value):
+        with pytest.raises(StrictDataclassFieldValidationError, match="num_hidden_layers"):
+            QRNNSeq2SeqConfig(decoder_layers=value)
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"encoder_kernel_size": [2, 2]}, ["`encoder_kernel_size`", "one per layer of the encoder (4)", "[2, 2]"]),
+            ({"encoder_kernel_size": 0}, ["`encoder_kernel_size`", "from 1 up", "got 0"]),
+            ({"encoder_kernel_size": []}, ["`encoder_kernel_size`", "one per layer", "got []"]),
+            ({"kernel_size": [2, 2]}, ["`kernel_size`", "one per layer (4)", "got [2, 2]"]),
+            ({"bidirectional": True, "use_cache": False}, ["`bidirectional`", "False", "`encoder_bidirectional`"]),
+            ({"encoder_bidirectional": True, "hidden_size": 7}, ["`hidden_size`", "even", "got 7"]),
+            ({"encoder_bidirectional": True, "encoder_reverse": True}, ["`encoder_reverse`", "False or None", "True"]),
+            ({"num_attention_heads": 3}, ["`num_attention_heads`", "divisor of hidden_size=320", "got 3"]),
+            ({"num_attention_heads": 0}, ["`num_attention_heads`", "got 0"]),
+            ({"intermediate_size": 8}, ["`intermediate_size`", "None unless connection='residual'", "got 8"]),
+        ],
+        ids=str,
+    )
+    def test_fields_that_do_not_fit(self, options, parts):
+        with pytest.raises(StrictDataclassClassValidationError) as error:
+            QRNNSeq2SeqConfig(**options)
+        assert all(part in str(error.value) for part in parts)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"encoder_layers": 2, "decoder_layers": 3, "kernel_size": [1, 2, 3], "encoder_kernel_size": 5},
+            {"encoder_bidirectional": True, "num_attention_heads": 4, "attention_layers": "all"},
+            {"encoder_reverse": False, "decoder_start_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0},
+            {"connection": "residual", "intermediate_size": 64, "tie_word_embeddings": True, "embedding_size": 16},
+        ],
+        ids=str,
+    )
+    def test_round_trips(self, options, tmp_path):
+        config = QRNNSeq2SeqConfig(**options)
+        config.save_pretrained(tmp_path)
+        for loaded in (QRNNSeq2SeqConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is QRNNSeq2SeqConfig
+            assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+        assert QRNNSeq2SeqConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+    def test_the_stacks(self):
+        config = QRNNSeq2SeqConfig(
+            vocab_size=10, embedding_size=4, hidden_size=6, encoder_layers=2, decoder_layers=3, connection="dense"
+        )
+        encoder = config.encoder_config()
+        assert (encoder.layer_sizes, encoder.kernel_sizes) == ([(4, 6), (10, 6)], [6, 2])
+        assert config.layer_sizes == [(4, 6), (10, 6), (16, 6)]
+        # What Transformers takes for the decoder, of which it makes caches.
+        assert config.get_text_config(decoder=True).layer_types == ["qrnn_v1"] * 3
+        model = QRNNForConditionalGeneration(config).model
+        for stack, described in ((model.encoder, encoder), (model.decoder, config)):
+            sizes = [(block.mixer.directions[0].input_size, 6) for block in stack.layers]
+            assert sizes == described.layer_sizes
+
+    def test_the_translation_model_of_the_paper_has_its_size(self):
+        with torch.device("meta"):
+            model = QRNNForConditionalGeneration(QRNNSeq2SeqConfig(vocab_size=187))
+        gates = 3 * 320
+        encoder = gates * (6 * 320 + 1) + 3 * gates * (2 * 320 + 1)
+        decoder = 4 * gates * (2 * 320 + 1 + 320) + 2 * 320 * 320
+        assert model.num_parameters() == 2 * 187 * 320 + encoder + decoder == 7_704_960
+
+
+# --- speech ----------------------------------------------------------------------------------------------------------
+
+
+def test_speech_defaults_build():
+    config = QRNNSpeechConfig()
+    assert (config.num_mel_bins, config.stride, config.temporal_pooling, config.use_cache) == (80, 2, None, False)
+    assert config.layer_sizes == [(640, 640), (640, 640)]
+
+
+@pytest.mark.parametrize(
+    ("options", "ratio"),
+    [
+        ({"stride": 1}, 1),
+        ({"stride": 3}, 3),
+        ({"stride": 3, "temporal_pooling_size": 4}, 3),  # without a pooling its size means nothing
+        ({"stride": 1, "temporal_pooling": "max"}, 2),
+        ({"stride": 3, "temporal_pooling": "average", "temporal_pooling_size": 4}, 12),
+    ],
+    ids=str,
+)
+def test_subsampling_ratio(options, ratio):
+    config = QRNNSpeechConfig(hop_length=80, **options)
+    assert (config.subsampling_ratio, config.inputs_to_logits_ratio) == (ratio, 80 * ratio)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *((name, 0, "1") for name in ("num_mel_bins", "hop_length", "stride", "temporal_pooling_size", "vocab_size")),
+        *((name, 0, "1") for name in ("mask_time_length", "mask_feature_length")),
+        *((name, 1.0, "1.0") for name in ("mask_time_prob", "mask_feature_prob")),
+        ("stride", [2, 2], "int"),
+        ("temporal_pooling", "min", "'max', 'average'"),
+        ("ctc_loss_reduction", "none", "'mean', 'sum'"),
+        ("ctc_zero_infinity", "yes", "bool"),
+        ("pad_token_id", None, "int"),
+        ("classifier_pooling", "first", "'last', 'max', 'mean', 'concat'"),
+    ],
+    ids=str,
+)
+def test_wrong_fields_of_speech(name, value, allowed):
+    with pytest.raises(StrictDataclassFieldValidationError) as error:
+        QRNNSpeechConfig(**{name: value})
+    assert all(part in str(error.value) for part in (name, str(value), allowed))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"pad_token_id": 32}, ["`pad_token_id`", "vocab_size - 1 = 31", "got 32"]),
+        ({"pad_token_id": -1}, ["`pad_token_id`", "got -1"]),
+        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "got 0"]),
+        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "got 1.0"]),
+        ({"bidirectional": True, "use_cache": True}, ["`use_cache`", "False or None", "got True"]),
+        ({"kernel_size": [2]}, ["`kernel_size`", "one per layer (2)"]),
+    ],
+    ids=str,
+)
+def test_fields_of_speech_that_do_not_fit(options, parts):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        QRNNSpeechConfig(**options)
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bidirectional": True},
+        {"stride": 4, "temporal_pooling": "max", "temporal_pooling_size": 3, "hop_length": 80, "num_mel_bins": 40},
+        {"mask_time_prob": 0.1, "mask_feature_prob": 0.2, "ctc_zero_infinity": True, "use_cache": True},
+    ],
+    ids=str,
+)
+def test_speech_files(options, tmp_path):
+    config = QRNNSpeechConfig(**options)
+    config.save_pretrained(tmp_path)
+    for loaded in (QRNNSpeechConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is QRNNSpeechConfig
+        assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModel,
@@ -658,32 +657,6 @@ def test_16_bit_autocast(head, stack, redraw):
     loss.backward()
     torch.testing.assert_close(loss.float(), expected, atol=2e-2, rtol=2e-2)
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("use_cache", [False, True])
-@pytest.mark.parametrize("weight_dropout", [0.0, 0.2])
-def test_lora_on_the_gate_projections(weight_dropout, use_cache, redraw):
-    model = redraw(make_model("causal", weight_dropout=weight_dropout, use_cache=use_cache))
-    batch = make_batch("causal", with_labels=True)
-    expected = model(**batch).logits
-    adapted = get_peft_model(model, LoraConfig(target_modules=["gate_proj"], r=2, task_type="CAUSAL_LM"))
-    torch.testing.assert_close(adapted.eval()(**batch).logits, expected)  # an adapter begins as nothing
-
-    trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    assert len(trainable) == 4  # two matrices for each layer
-    optimizer = torch.optim.Adam(trainable, lr=0.05)
-    before = adapted(**batch).loss
-    for _ in range(20):
-        optimizer.zero_grad()
-        adapted.train()(**batch).loss.backward()
-        optimizer.step()
-    output = adapted.eval()(**batch)
-    assert output.loss < before
-    assert not torch.allclose(output.logits, expected)
-    generated = adapted.generate(ids(1, 3), max_new_tokens=5, do_sample=False)
-    merged = adapted.merge_and_unload()
-    torch.testing.assert_close(merged(**batch).logits, output.logits, atol=1e-5, rtol=1e-5)
-    assert torch.equal(merged.generate(ids(1, 3), max_new_tokens=5, do_sample=False), generated)
 
 
 # --- packed sequences ------------------------------------------------------------------------------------------------

@@ -19,7 +19,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForSequenceClassification
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForSequenceClassification,
+    QRNNForTokenClassification,
+)
 
 
 FILES = sorted((Path(__file__).parents[2] / "configuration/models").glob("*.json"))
@@ -35,10 +40,16 @@ PUBLISHED = {
 }
 
 
+CLASSIFIERS = {
+    "paper-imdb-dense": QRNNForSequenceClassification,
+    "sentence-classifier": QRNNForSequenceClassification,
+    "tagger": QRNNForTokenClassification,
+}
+
+
 def build(name: str) -> PreTrainedModel:
-    model_class = QRNNForSequenceClassification if name == "paper-imdb-dense" else QRNNForCausalLM
     with torch.device("meta"):
-        return model_class(CONFIGS[name])
+        return CLASSIFIERS.get(name, QRNNForCausalLM)(CONFIGS[name])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

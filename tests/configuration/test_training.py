@@ -18,19 +18,25 @@ import random
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_language_model
+import train_sequence_classifier
+import train_token_classifier
 
 
-RECIPES = sorted(set((Path(__file__).parents[2] / "configuration/training").glob("*.yaml")))
+RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "configuration/training").glob("*.yaml")}
 SMALL = {"embedding_size": 12, "hidden_size": 12, "num_hidden_layers": 2}
-CHANGES = {
+LANGUAGE_MODELS = {
     "tiny-shakespeare": {**SMALL, "intermediate_size": 16},
     "ptb-paper": SMALL,
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
 }
+CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
+TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
+SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true"]
+SMALLER += ["--model-overrides", json.dumps(SMALL)]
 
 
 def make_text(seed: int, n_lines: int = 60) -> str:
@@ -39,12 +45,20 @@ def make_text(seed: int, n_lines: int = 60) -> str:
     return "\n".join(" ".join(draw.choices(words, k=draw.randint(3, 12))) for _ in range(n_lines))
 
 
+def write_rows(splits: dict[str, str], make_row) -> list[str]:
+    """A file of rows for each split, a row for each line of a text; the options that name them."""
+    for seed, split in enumerate(splits):
+        rows = (make_row(line, number) for number, line in enumerate(make_text(seed).splitlines()))
+        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [option for split in splits for option in (f"--{split}-file", f"{split}.jsonl")]
+
+
 def test_every_recipe_is_tried():
-    assert {path.stem for path in RECIPES} == {*CHANGES, "quickstart"}
+    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, "quickstart"}
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_recipe_trains(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, split in enumerate(("train", "validation", "test")):
         Path(f"{split}.txt").write_text(make_text(seed))
@@ -52,11 +66,44 @@ def test_recipe_trains(name, tmp_path, monkeypatch):
     files = [option for split in splits for option in (f"--{split}-file", f"{split}.txt")]
     smaller = ["--max-steps", "6", "--eval-strategy", "steps", "--eval-steps", "3", "--logging-steps", "2"]
     smaller += ["--per-device-train-batch-size", "4", "--bptt", "8", "--disable-tqdm", "true"]
-    recipe = next(path for path in RECIPES if path.stem == name)
-    train_language_model.main([str(recipe), *files, *smaller, "--model-overrides", json.dumps(CHANGES[name])])
+    overrides = json.dumps(LANGUAGE_MODELS[name])
+    train_language_model.main([str(RECIPES[name]), *files, *smaller, "--model-overrides", overrides])
     folder = Path(f"{name}-output")
     assert {path.name for path in folder.iterdir()} >= WRITTEN
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer)
     prompt = tokenizer("ba be", return_tensors="pt")
     assert model.generate(**prompt, min_new_tokens=3, max_new_tokens=3).shape[1] == prompt.input_ids.shape[1] + 3
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    splits = {"sentence-classification": ["train"], "imdb-paper": ["train", "test"]}
+    column = "sentence" if name == "sst2" else "text"
+    files = write_rows(
+        splits.get(name, ["train", "validation", "test"]),
+        lambda line, number: {column: line, "label": ("neg", "pos")[number % 2]},
+    )
+    fold = ["--fold", "10"] if name == "sentence-classification" else []
+    train_sequence_classifier.main([str(RECIPES[name]), *files, *SMALLER, *fold])
+    folder = Path(f"{name}-output", *(["fold-10"] if fold else []))
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
+    (answer,) = pipeline("text-classification", model=str(folder))("ba be")
+    assert answer["label"] in ("neg", "pos")
+
+
+@pytest.mark.parametrize("name", TAGGERS)
+def test_tagger(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    column, tags = {"ud-ewt": "upos", "wnut17": "ner_tags"}[name], TAGGERS[name]
+    draw = random.Random(0)
+    files = write_rows(
+        ["train", "validation", "test"],
+        lambda line, _: {"tokens": line.split(), column: draw.choices(tags, k=len(line.split()))},
+    )
+    train_token_classifier.main([str(RECIPES[name]), *files, *SMALLER])
+    folder = Path(f"{name}-output")
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
+    tokens = pipeline("token-classification", model=str(folder), ignore_labels=[])("ba be")
+    assert {token["entity"] for token in tokens} <= {*tags}

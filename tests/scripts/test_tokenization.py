@@ -15,7 +15,8 @@
 
 import pytest
 
-from tokenization import byte_level_bpe, characters, words
+from text_data import TextArguments
+from tokenization import byte_level_bpe, characters, train_tokenizer, words
 
 
 TEXTS = ["the <unk> of N <unk> the", "the cat\n  sat", "Ünïcode \t 漢字 🙂\r\n"]
@@ -40,3 +41,40 @@ def test_text_is_given_back(make):
     tokenizer = make(TEXTS, 1000)
     for text in TEXTS[1:]:
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_words_of_a_list_are_cut_as_in_a_text(kind):
+    texts = ["the cat isn't 12 years old .", "the cats aren't", "they are old ."]
+    tokenizer = train_tokenizer(TextArguments(tokenizer=kind, vocab_size=280), {"train": texts}, of_words=True)
+    for text in texts:
+        encoded = tokenizer(text.split(), is_split_into_words=True)
+        assert encoded.input_ids == tokenizer(text).input_ids
+        assert [word for word in encoded.word_ids() if word is not None][-1] == len(text.split()) - 1
+
+
+@pytest.mark.parametrize("kind", ["word", "character", "bpe"])
+def test_pairs_are_told_apart(kind):
+    tokenizer = train_tokenizer(TextArguments(tokenizer=kind), {"train": ["a b c"]})
+    assert tokenizer("a b", "c").input_ids != tokenizer("a", "b c").input_ids
+    assert len(tokenizer("a", "b").input_ids) == len(tokenizer("a").input_ids) + 2
+
+
+def test_test_texts_are_in_the_vocabulary_only_if_that_is_asked_for():
+    texts = {"train": ["a b"], "test": ["c"]}
+    for splits, known in (("train", False), ("all", True)):
+        tokenizer = train_tokenizer(TextArguments(vocabulary_from=splits), texts)
+        assert ("c" in tokenizer.get_vocab()) is known
+
+
+def test_given_tokenizers_pad(tmp_path, capsys):
+    """With their end token, if they have no other; the name of what is missing is told in one line."""
+    tokenizer = words(TEXTS, 10)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert train_tokenizer(TextArguments(tokenizer=str(tmp_path)), {}).pad_token == "<eos>"
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    for name in (str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(SystemExit, match=f"--tokenizer {name}: "):
+            train_tokenizer(TextArguments(tokenizer=name), {})

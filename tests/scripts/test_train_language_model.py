@@ -32,8 +32,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_language_model
-from lstm_baseline import LSTMConfig, LSTMForCausalLM, LSTMLayer, equal_lstm
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer
 from train_language_model import DataArguments, read_documents
 
@@ -184,23 +182,20 @@ def test_finished_run_is_not_trained_further(run):
     torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
 
 
+def test_lstm_goes_on_after_a_kill(run):
+    _, folder = run(architecture="lstm", output="whole")
+    expected = weights_in(folder)
+    Path("whole/checkpoint-12/trainer_state.json").unlink()
+    Path("whole/checkpoint-8/trainer_state.json").unlink()
+    run(architecture="lstm", output="whole")
+    torch.testing.assert_close(weights_in(folder), expected, rtol=0, atol=0)
+    assert not (folder / "modeling_qrnn.py").exists()
+
+
 def test_other_settings_need_another_folder(run):
     run()
     with pytest.raises(SystemExit, match=r"output holds a run with other settings \(learning_rate\)"):
         run("--learning-rate", "0.5")
-
-
-def test_two_processes_share_the_streams(run, tmp_path):
-    """Two of two streams each train as one of four does; of what is evaluated each reads all."""
-    settings = {"model_overrides": {**RECIPE["model_overrides"], "input_dropout": 0, "hidden_dropout": 0}}
-    settings["model_overrides"]["output_dropout"] = 0
-    scores, folder = run(output="one", **settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [ROOT / "scripts/train_language_model.py", "recipe.yaml", "--output-dir", "two"]
-    options = ["--per-device-train-batch-size", "2", "--ddp-backend", "gloo"]
-    subprocess.run([*launch, *program, *options], cwd=tmp_path, check=True, capture_output=True)
-    torch.testing.assert_close(weights_in(Path("two")), weights_in(folder), rtol=1e-4, atol=1e-5)
-    assert json.loads(Path("two/scores.json").read_text())["validation"]["tokens"] == scores["validation"]["tokens"]
 
 
 # Files
@@ -281,58 +276,3 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     assert message in line
     assert "\n" not in line
     assert stopped.value.code != 0
-
-
-# The LSTM beside it
-
-
-CONFIG = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 3}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {},
-        {"embedding_size": 24, "tie_word_embeddings": True},
-        {"connection": "dense"},
-        {"connection": "residual", "intermediate_size": 128, "pooling": "ifo", "tie_word_embeddings": True},
-    ],
-    ids=["plain", "tied", "dense", "residual"],
-)
-def test_lstm_is_of_equal_size_and_carries_its_state(config, redraw):
-    config = QRNNConfig(**CONFIG, **config)
-    n_parameters = QRNNForCausalLM(config).num_parameters()
-    model = equal_lstm(config, n_parameters)
-    assert 0.96 < model.num_parameters() / n_parameters <= 1
-    redraw(model, std=0.2)
-    ids = torch.randint(30, (2, 9))
-    first = model(ids[:, :4], use_cache=True)
-    second = model(ids[:, 4:], past_key_values=first.past_key_values)
-    whole = model(ids).logits
-    torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole, rtol=1e-5, atol=1e-5)
-    assert (model(ids[:, 4:]).logits - whole[:, 4:]).abs().max() > 1e-2
-
-
-def test_lstm_layer_is_an_lstm(redraw):
-    layer = redraw(LSTMLayer(3, 5, weight_dropout=0.5))
-    x = torch.randn(2, 7, 3)
-    torch.testing.assert_close(layer(x)[0], layer.lstm(x.transpose(0, 1))[0].transpose(0, 1))
-    assert not torch.equal(layer.train()(x)[0], layer(x)[0])
-    layer(x)[0].sum().backward()
-    assert all(parameter.grad.any() for parameter in layer.parameters())
-
-
-def test_lstm_goes_on_after_a_kill(run):
-    _, folder = run(architecture="lstm", output="whole")
-    expected = weights_in(folder)
-    Path("whole/checkpoint-12/trainer_state.json").unlink()
-    Path("whole/checkpoint-8/trainer_state.json").unlink()
-    run(architecture="lstm", output="whole")
-    torch.testing.assert_close(weights_in(folder), expected, rtol=0, atol=0)
-    assert not (folder / "modeling_qrnn.py").exists()
-
-
-def test_lstm_config_survives_a_file(tmp_path):
-    config = LSTMConfig(**CONFIG)
-    LSTMForCausalLM(config).save_pretrained(tmp_path)
-    assert LSTMConfig.from_pretrained(tmp_path).state_widths == config.state_widths == [(64, 1, 64)] * 3

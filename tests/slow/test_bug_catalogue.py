@@ -510,8 +510,8 @@ MUTATIONS = [
         20,
         "a width that equals the default's is not saved",
         "configuration_qrnn.py",
-        '    keys_to_ignore_at_inference = ["past_key_values"]\n',
-        '    keys_to_ignore_at_inference = ["past_key_values"]\n\n'
+        "    vocab_size: int = _size(default=10_000)\n",
+        "    vocab_size: int = _size(default=10_000)\n\n"
         "    def to_diff_dict(self):\n"
         "        default = {**type(self)().to_dict(), 'model_type': None}\n"
         "        return {name: value for name, value in self.to_dict().items() if value != default.get(name)}\n",
@@ -521,8 +521,8 @@ MUTATIONS = [
         20,
         "the state in a file has no window",
         CACHE,
-        'layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state"), num_tokens=length)',
-        'layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state") * 0, num_tokens=length)',
+        "layer.update_conv_state(conv_state, num_tokens=int(length))",
+        "layer.update_conv_state(conv_state * 0, num_tokens=int(length))",
         "test_cache_qrnn.py::TestFiles::test_round_trip",
     ),
 ]

@@ -1,0 +1,58 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The model of a run: new, with the body of a trained one, or the LSTM of equal size."""
+
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase
+
+from command_line import one_line_error
+from lstm_baseline import LSTM_CLASSES, equal_lstm
+from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
+from recipes import ModelArguments, make_config, overrides_of
+
+
+def make_model(
+    model_class: type[QRNNPreTrainedModel],
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    **fixed: Any,
+) -> QRNNPreTrainedModel:
+    """The model that the arguments describe, for the vocabulary of the tokenizer; `fixed` is what the data decide."""
+    if model_args.init_from is not None:
+        return load_body(model_class, model_args, **fixed)
+    config = make_config(model_args, tokenizer, **fixed)
+    with one_line_error(f"--model-config {model_args.model_config}", ValueError):
+        model = model_class(config)
+    return model if model_args.architecture == "qrnn" else equal_lstm(model)
+
+
+def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments, **fixed: Any) -> QRNNPreTrainedModel:
+    """A model with all the weights of a trained one but those of its head, which are new if there are none."""
+    folder = model_args.init_from
+    if model_args.architecture == "lstm":
+        model_class = LSTM_CLASSES[model_class]
+    config_class, prefix = model_class.config_class, f"{model_class.base_model_prefix}."
+    with one_line_error(f"--init-from {folder}", OSError, ValueError, TypeError, RuntimeError, StrictDataclassError):
+        settings = config_class.get_config_dict(folder)[0]
+        if settings.get("model_type") != config_class.model_type:
+            raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
+        config = config_class.from_dict({**settings, **overrides_of(model_args), **fixed})
+        model, found = model_class.from_pretrained(folder, config=config, output_loading_info=True)
+        for problem in ("missing_keys", "unexpected_keys"):
+            names = sorted(name for name in found[problem] if name.startswith(prefix))
+            if names:
+                raise ValueError(f"{problem.replace('_keys', '')} weights: {', '.join(names)}")
+    return model

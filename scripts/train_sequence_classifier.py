@@ -1,0 +1,304 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Train a classifier of texts, or of pairs of texts, from a recipe: a YAML file of data, model and training arguments.
+
+    python scripts/train_sequence_classifier.py configuration/training/sentence-classification.yaml --train-file mr.csv
+    python scripts/train_sequence_classifier.py RECIPE --learning-rate 0.001  # an option overrides the recipe
+    python scripts/train_sequence_classifier.py RECIPE --folds 10             # cross-validation; --fold 3 is one part
+
+Labels are named numbers, bare numbers or names. Interrupted at any moment and started again with the same command, it
+goes on from its last complete checkpoint, to the same end. The model, its card, the scores and the curves are in
+--output-dir, or those of each fold in a folder of its own there.
+"""
+
+import copy
+import functools
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
+# times over.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+from datasets import Dataset
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
+from sklearn.model_selection import StratifiedKFold
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
+
+from classification import (
+    check_training,
+    make_trainer,
+    predict,
+    train_to_the_end,
+    with_validation,
+    write_results,
+)
+from command_line import one_line_error, stop
+from labels import a_label, all_names, config_names
+from modeling_qrnn import QRNNForSequenceClassification
+from models import make_model
+from recipes import ModelArguments, keep_settings, read_recipe
+from results import describe_run, publish, write_scores
+from text_data import (
+    SPLITS,
+    TextArguments,
+    a_text,
+    check_text_arguments,
+    describe_source,
+    read_columns,
+    read_splits,
+)
+from tokenization import train_tokenizer
+
+
+METRICS = ("accuracy", "macro_f1")
+
+
+@dataclass
+class DataArguments(TextArguments):
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "The column with a second text, where two are classified together."}
+    )
+    label_column: str = field(default="label", metadata={"help": "The column with the label."})
+    validation_share: float = field(
+        default=0.0,
+        metadata={"help": "Hold out so much of the training rows for validation: drawn at random, label by label."},
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Cut texts to so many tokens; without this they are read whole."}
+    )
+    folds: int = field(
+        default=0, metadata={"help": "Test by cross-validation: cut the training rows into so many parts."}
+    )
+    fold: int | None = field(default=None, metadata={"help": "Of --folds only this one, from 1."})
+
+
+ARGUMENTS = (DataArguments, ModelArguments, TrainingArguments)
+
+
+def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
+    check_text_arguments(data)
+    check_training(training, {*METRICS})
+    if data.max_length is not None and data.max_length < 1:
+        stop(f"--max-length must be at least 1, got {data.max_length}")
+    if data.fold is not None and not 1 <= data.fold <= data.folds:
+        stop(f"--fold must be one of the {data.folds} of --folds, from 1, got {data.fold}")
+    if not data.folds:
+        return
+    if data.folds < 2 or not data.validation_share:
+        stop("--folds must be at least 2, and go with --validation-share, which is taken from the other folds")
+    if data.validation_file is not None or data.test_file is not None:
+        stop("--folds tests on parts of the training rows: leave out --validation-file and --test-file")
+    if training.push_to_hub and data.fold is None:
+        stop("--push-to-hub is for one model: add --fold to --folds")
+
+
+# Data
+
+
+def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
+    """The rows of each split, `text`, perhaps `text_pair`, and `label` as a number; and the names of the labels."""
+    columns, names = {}, None
+    for split, (name, rows) in read_splits(data).items():
+        feature = (rows.features or {}).get(data.label_column)
+        readers = dict.fromkeys(text_columns(data), a_text)
+        readers[data.label_column] = functools.partial(a_label, feature=feature, known=names)
+        columns[split] = read_columns(name, rows, readers)
+        if not columns[split][data.label_column]:
+            stop(f"{name}: the {split} split is empty")
+        if split == "train":
+            if not any(map(str.strip, columns[split][data.text_column])):
+                stop(f"{name}: column {data.text_column!r} holds no words")
+            names = all_names(columns[split][data.label_column], feature)
+            if len(names) < 2:
+                stop(f"{name}: column {data.label_column!r} holds one label only, {names[0]!r}")
+    return {split: as_rows(part, data, names) for split, part in columns.items()}, names
+
+
+def text_columns(data: DataArguments) -> list[str]:
+    return [column for column in (data.text_column, data.text_pair_column) if column is not None]
+
+
+def as_rows(columns: dict[str, list], data: DataArguments, names: Sequence[str]) -> Dataset:
+    texts = dict(zip(("text", "text_pair"), (columns[column] for column in text_columns(data)), strict=False))
+    return Dataset.from_dict({**texts, "label": [names.index(name) for name in columns[data.label_column]]})
+
+
+def cut_into_folds(rows: Dataset, data: DataArguments, seed: int) -> Iterator[dict[str, Dataset]]:
+    """The splits of each fold: one part is the test, and of the others a share is the validation."""
+    with one_line_error(f"--folds {data.folds}", ValueError):
+        folds = StratifiedKFold(data.folds, shuffle=True, random_state=seed)
+        for train, test in folds.split(np.arange(len(rows)), rows["label"]):
+            parts = {"train": rows.select(train), "test": rows.select(test)}
+            yield with_validation(parts, data.validation_share, seed, stratify="label")
+
+
+def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The tokens and the label of each row. Texts are cut only if that was asked for; one without words is a pad."""
+    texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
+    tokens = tokenizer(*texts)["input_ids"]
+    if data.max_length is not None:
+        n_long = sum(len(ids) > data.max_length for ids in tokens)
+        print(f"{split}: {n_long:,} of {len(tokens):,} texts cut to {data.max_length} tokens")
+        tokens = tokenizer(*texts, truncation=True, max_length=data.max_length)["input_ids"]
+    if not all(tokens):
+        print(f"{split}: {sum(not ids for ids in tokens):,} of {len(tokens):,} texts have no words")
+    tokens = [ids or [tokenizer.pad_token_id] for ids in tokens]
+    return Dataset.from_dict({"input_ids": tokens, "labels": rows["label"][:]})
+
+
+# Scores
+
+
+def measure(prediction: EvalPrediction) -> dict[str, float]:
+    labels, predicted = prediction.label_ids, prediction.predictions
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+    }
+
+
+def score(trainer: Trainer, split: str, rows: Dataset, names: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The figures of a split, and a table of its labels."""
+    labels, predicted, metrics = predict(trainer, split, rows)
+    numbers = range(len(names))
+    result = {name: metrics[name] for name in ("loss", *METRICS)}
+    result["texts"] = len(rows)
+    result["confusion"] = confusion_matrix(labels, predicted, labels=numbers).tolist()
+    table = classification_report(labels, predicted, labels=numbers, target_names=names, digits=4, zero_division=0)
+    return result, table
+
+
+def average(scores: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and standard error of the folds' test scores."""
+    columns = {name: [fold["test"][name] for fold in scores] for name in METRICS}
+    deviations = {name: statistics.stdev(values) for name, values in columns.items()}
+    return {
+        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
+        "standard_deviation": deviations,
+        "standard_error": {name: deviation / len(scores) ** 0.5 for name, deviation in deviations.items()},
+    }
+
+
+def write_sample(folder: Path, row: dict[str, Any]) -> str:
+    """Load the saved model as anyone would, and classify a text."""
+    classifier = pipeline(
+        "text-classification",
+        model=AutoModelForSequenceClassification.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+    )
+    texts = {name: row[name] for name in ("text", "text_pair") if name in row}
+    answer = classifier(texts)
+    return "\n".join([*texts.values(), f"-> {answer['label']} ({answer['score']:.2f})"])
+
+
+# Training
+
+
+def train(
+    splits: dict[str, Dataset],
+    names: Sequence[str],
+    source: str,
+    data: DataArguments,
+    model_args: ModelArguments,
+    training: TrainingArguments,
+    settings: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Train one model, or go on with it, and score it; its folder holds all that comes of it."""
+    folder = Path(training.output_dir)
+    keep_settings(settings, folder)
+    set_seed(training.seed)
+    texts = {split: texts_of(rows) for split, rows in splits.items()}
+    tokenizer = train_tokenizer(data, texts, model_args.init_from)
+    encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
+    model = make_model(QRNNForSequenceClassification, model_args, tokenizer, **config_names(names))
+    print(", ".join(f"{split}: {len(rows):,} texts" for split, rows in splits.items()))
+    print(f"{len(tokenizer):,} different tokens; {len(names)} labels; {model.num_parameters():,} parameters")
+
+    trainer = make_trainer(model, training, tokenizer, encoded, DataCollatorWithPadding(tokenizer), measure)
+    train_to_the_end(trainer)
+    scored = {split: score(trainer, split, encoded[split], names) for split in SPLITS[1:] if split in encoded}
+    scores = {split: result for split, (result, _) in scored.items()}
+    if trainer.is_world_process_zero():
+        write_results(trainer, scores, "accuracy")
+        if model_args.architecture == "qrnn":
+            last = list(scores)[-1]
+            run = describe_run(__file__, "text-classification", source, trainer, settings, scores)
+            run["figures"], run["report"] = ["loss", *METRICS, "texts"], scored[last][1].rstrip()
+            run["scoring"] = "Macro F1 is the mean of the labels' F1, by scikit-learn; the loss is in nats per text."
+            told = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
+            run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, told)
+            publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})
+    return scores
+
+
+def texts_of(rows: Dataset) -> Iterable[str]:
+    return [text for column in ("text", "text_pair") if column in rows.column_names for text in rows[column]]
+
+
+def cross_validate(
+    rows: Dataset,
+    names: Sequence[str],
+    data: DataArguments,
+    model_args: ModelArguments,
+    training: TrainingArguments,
+    settings: dict[str, Any],
+) -> None:
+    """Train a model for each fold, in a folder of its own. Those that were trained before are only scored."""
+    settings = {name: value for name, value in settings.items() if name != "fold"}
+    folder, scores = Path(training.output_dir), []
+    for number, splits in enumerate(cut_into_folds(rows, data, training.seed), start=1):
+        if data.fold not in (None, number):
+            continue
+        training = copy.copy(training)
+        training.output_dir = str(folder / f"fold-{number}")
+        source = f"{describe_source(data)}, fold {number} of {data.folds}"
+        print(f"Fold {number} of {data.folds}")
+        scores.append(train(splits, names, source, data, model_args, training, settings))
+    if data.fold is None and training.process_index == 0:
+        summary = average(scores)
+        write_scores({"folds": scores, **summary}, folder)
+        figures = (", ".join(f"{name} {value:.4f}" for name, value in part.items()) for part in summary.values())
+        print("\n".join(f"{name.replace('_', ' ')}: {text}" for name, text in zip(summary, figures, strict=True)))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
+    check_arguments(data, training)
+    splits, names = read_examples(data)
+    if data.folds:
+        cross_validate(splits["train"], names, data, model_args, training, settings)
+        return
+    splits = with_validation(splits, data.validation_share, training.seed, stratify="label")
+    train(splits, names, describe_source(data), data, model_args, training, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""scripts/lstm_baseline.py: an LSTM in each layer's place, in one direction or both, that does not see pads."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lstm_baseline import (
+    LSTM_CLASSES,
+    LSTMConfig,
+    LSTMForCausalLM,
+    LSTMForSequenceClassification,
+    LSTMLayer,
+    equal_lstm,
+)
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForSequenceClassification, QRNNForTokenClassification
+
+
+CONFIG = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 3}
+STACKS = {
+    "plain": {},
+    "tied": {"embedding_size": 24, "tie_word_embeddings": True},
+    "dense": {"connection": "dense"},
+    "residual": {"connection": "residual", "intermediate_size": 128, "pooling": "ifo", "tie_word_embeddings": True},
+}
+LENGTHS = [7, 4, 1]
+IS_REAL = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
+
+
+@pytest.mark.parametrize("options", STACKS.values(), ids=STACKS)
+def test_lstm_is_of_equal_size_and_carries_its_state(options, redraw):
+    qrnn = QRNNForCausalLM(QRNNConfig(**CONFIG, **options))
+    model = equal_lstm(qrnn)
+    assert 0.96 < model.num_parameters() / qrnn.num_parameters() <= 1
+    redraw(model, std=0.2)
+    ids = torch.randint(30, (2, 9))
+    first = model(ids[:, :4], use_cache=True)
+    second = model(ids[:, 4:], past_key_values=first.past_key_values)
+    whole = model(ids).logits
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole, rtol=1e-5, atol=1e-5)
+    assert (model(ids[:, 4:]).logits - whole[:, 4:]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("options", STACKS.values(), ids=STACKS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("model_class", [QRNNForSequenceClassification, QRNNForTokenClassification])
+def test_classifiers_are_of_equal_size_and_do_not_see_pads(model_class, bidirectional, options, redraw):
+    config = QRNNConfig(**CONFIG, **options, bidirectional=bidirectional, classifier_pooling="concat", num_labels=3)
+    qrnn = model_class(config)
+    model = equal_lstm(qrnn)
+    assert isinstance(model, model_class) and model.config.num_labels == 3
+    assert 0.94 < model.num_parameters() / qrnn.num_parameters() <= 1
+    redraw(model, std=0.2)
+    ids = torch.randint(30, IS_REAL.shape)
+    batch = model(ids, attention_mask=IS_REAL.long()).logits
+    for row, length in enumerate(LENGTHS):
+        alone = model(ids[row : row + 1, :length]).logits[0]
+        in_batch = batch[row] if model_class is QRNNForSequenceClassification else batch[row, :length]
+        torch.testing.assert_close(in_batch, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_both_directions_are_those_of_torch(redraw):
+    """Pads on the right are left out of `nn.LSTM` by packing."""
+    layers = [redraw(LSTMLayer(3, 5, reverse=reverse)) for reverse in (False, True)]
+    both = nn.LSTM(3, 5, batch_first=True, bidirectional=True)
+    for layer, suffix in zip(layers, ("", "_reverse"), strict=True):
+        for name, parameter in layer.lstm.named_parameters():
+            getattr(both, f"{name}{suffix}").data.copy_(parameter)
+    x = torch.randn(3, 7, 3)
+    expected, _ = both(pack_padded_sequence(x, torch.tensor(LENGTHS), batch_first=True))
+    expected, _ = pad_packed_sequence(expected, batch_first=True)
+    output = torch.cat([layer(x, attention_mask=IS_REAL)[0] for layer in layers], dim=-1)
+    torch.testing.assert_close(output[IS_REAL], expected[IS_REAL])
+    assert (layers[1](x)[0] - output[..., 5:]).abs().max() > 1e-2
+
+
+def test_the_state_after_pads_is_unusable(redraw):
+    _, (c, h) = redraw(LSTMLayer(3, 5))(torch.randn(3, 7, 3), attention_mask=IS_REAL)
+    assert c.isnan().any(dim=1).tolist() == h.isnan().any(dim=(1, 2)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("is_real", [IS_REAL.flip(1), torch.tensor([[1, 0, 1, 0, 0, 0, 0]] * 3).bool()])
+def test_pads_elsewhere_are_refused(is_real):
+    with pytest.raises(ValueError, match="`attention_mask` must have its pads on the right"):
+        LSTMLayer(3, 5, reverse=True)(torch.randn(3, 7, 3), attention_mask=is_real)
+    with pytest.raises(ValueError, match="`attention_mask` must have its pads on the right"):
+        LSTMLayer(3, 5)(torch.randn(3, 7, 3), attention_mask=is_real)
+
+
+def test_packed_rows_are_refused():
+    with pytest.raises(ValueError, match="one sequence a row"):
+        LSTMLayer(3, 5)(torch.randn(1, 7, 3), segment_ids=torch.zeros(1, 7))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lstm_layer_is_an_lstm(reverse, redraw):
+    layer = redraw(LSTMLayer(3, 5, weight_dropout=0.5, reverse=reverse))
+    x = torch.randn(2, 7, 3)
+    turned = x.flip(1) if reverse else x
+    expected = layer.lstm(turned.transpose(0, 1))[0].transpose(0, 1)
+    torch.testing.assert_close(layer(x)[0], expected.flip(1) if reverse else expected)
+    assert not torch.equal(layer.train()(x)[0], layer(x)[0])
+    layer(x)[0].sum().backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
+def test_lstm_config_survives_a_file(tmp_path):
+    config = LSTMConfig(**CONFIG)
+    LSTMForCausalLM(config).save_pretrained(tmp_path)
+    assert LSTMConfig.from_pretrained(tmp_path).state_widths == config.state_widths == [(64, 1, 64)] * 3
+
+
+def test_body_moves_to_another_head(tmp_path, redraw):
+    """As `--init-from` does: of a pretrained LSTM all but the head is read from its folder."""
+    pretrained = redraw(LSTMForCausalLM(LSTMConfig(**CONFIG)))
+    pretrained.save_pretrained(tmp_path)
+    model, found = LSTMForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name.split(".")[0] for name in found["missing_keys"]} == {"score"}
+    ids = torch.randint(30, (2, 5))
+    torch.testing.assert_close(model.model(ids).last_hidden_state, pretrained.model(ids).last_hidden_state)
+
+
+def test_every_class_saves_no_code(tmp_path):
+    for lstm_class in LSTM_CLASSES.values():
+        lstm_class(LSTMConfig(**CONFIG)).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))

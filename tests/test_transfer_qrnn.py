@@ -1,0 +1,123 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""modeling_qrnn/transfer_qrnn.py: learning rates by level, and unfreezing level by level."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForSequenceClassification
+from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
+
+
+CONFIGS = {
+    "plain": {},
+    "dense": {"connection": "dense", "embedding_size": 6},
+    "residual": {"connection": "residual", "embedding_size": 6, "intermediate_size": 16},
+    "bidirectional": {"bidirectional": True, "norm": "layer_norm"},
+    "tied": {"tie_word_embeddings": True, "embedding_size": 6},
+}
+
+
+def make_classifier(**options) -> QRNNForSequenceClassification:
+    return QRNNForSequenceClassification(QRNNConfig(vocab_size=20, hidden_size=8, num_hidden_layers=3, **options))
+
+
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("model_class", [QRNNForSequenceClassification, QRNNForCausalLM])
+def test_levels_hold_each_parameter_once(model_class, options):
+    if model_class is QRNNForCausalLM and options.get("bidirectional"):
+        pytest.skip("a bidirectional model is no causal language model")
+    model = model_class(QRNNConfig(vocab_size=20, hidden_size=8, num_hidden_layers=3, **options))
+    levels = parameter_levels(model)
+    assert len(levels) == 5
+    in_levels = [id(parameter) for level in levels for parameter in level]
+    assert sorted(in_levels) == sorted(id(parameter) for parameter in model.parameters())
+    assert any(parameter is model.model.embed_tokens.weight for parameter in levels[0])
+    for layer, level in zip(model.model.layers, levels[1:4], strict=True):
+        assert {id(parameter) for parameter in level} == {id(parameter) for parameter in layer.parameters()}
+
+
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+def test_rates_fall_by_the_factor_from_level_to_level(options):
+    model = make_classifier(**options)
+    groups = discriminative_parameter_groups(model, learning_rate=0.1, factor=2.6, weight_decay=0.01)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for depth, level in enumerate(reversed(parameter_levels(model))):
+        for parameter in level:
+            assert rates[id(parameter)] == pytest.approx(0.1 / 2.6**depth)
+            assert decays[id(parameter)] == (0.01 if parameter.dim() > 1 else 0.0)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, -1.0])
+def test_a_factor_below_one_is_refused(factor):
+    with pytest.raises(ValueError, match="`factor` must be at least 1"):
+        discriminative_parameter_groups(make_classifier(), 0.1, factor)
+
+
+class Recorder(TrainerCallback):
+    """Which levels each step changes."""
+
+    def __init__(self):
+        self.changed = []
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        self.before = [[parameter.detach().clone() for parameter in level] for level in parameter_levels(model)]
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        pairs = zip(parameter_levels(model), self.before, strict=True)
+        self.changed.append([not all(map(torch.equal, level, before)) for level, before in pairs])
+
+
+def fine_tune(model, folder, callbacks, epochs, **arguments):
+    rows = [{"input_ids": [i, i + 1, 3], "labels": i % 2} for i in range(8)]
+    arguments = {"per_device_train_batch_size": 4, "report_to": "none", "disable_tqdm": True, **arguments}
+    args = TrainingArguments(str(folder), num_train_epochs=epochs, use_cpu=True, weight_decay=0.1, **arguments)
+    optimizer = torch.optim.AdamW(discriminative_parameter_groups(model, 0.01, weight_decay=0.1))
+    trainer = Trainer(
+        model, args, train_dataset=Dataset.from_list(rows), optimizers=(optimizer, None), callbacks=callbacks
+    )
+    return trainer
+
+
+def test_levels_join_one_after_another(tmp_path):
+    """The head in the first epoch, a layer more in each later one; a resumed run goes on with the same levels."""
+    recorder = Recorder()
+    trainer = fine_tune(make_classifier(), tmp_path, [GradualUnfreezing(), recorder], epochs=6, save_steps=5)
+    trainer.train()
+    expected = [[False] * max(0, 4 - step // 2) + [True] * min(5, 1 + step // 2) for step in range(12)]
+    assert recorder.changed == expected
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+    resumed = Recorder()
+    again = fine_tune(make_classifier(), tmp_path, [GradualUnfreezing(), resumed], epochs=6, save_steps=5)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed.changed == expected[5:]
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, trainer.model.get_parameter(name)), name
+
+
+def test_slower_and_faster_unfreezing(tmp_path):
+    recorder = Recorder()
+    fine_tune(make_classifier(), tmp_path, [GradualUnfreezing(0.5), recorder], epochs=2, save_strategy="no").train()
+    assert [sum(levels) for levels in recorder.changed] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("epochs", [0, -1.0])
+def test_no_epochs_per_level_is_refused(epochs):
+    with pytest.raises(ValueError, match="`epochs_per_level` must be above zero"):
+        GradualUnfreezing(epochs)
