@@ -27,13 +27,14 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
     AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from .cache_qrnn import QRNNCacheLayer, load_recurrent_state, save_recurrent_state
-from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig, QRNNSpeechConfig
+from .configuration_qrnn import QRNNConfig, QRNNSeq2SeqConfig, QRNNSpeechConfig, QRNNTimeSeriesConfig
 from .feature_extraction_qrnn import QRNNFeatureExtractor
 from .layers_qrnn import QRNN, QRNNLayer, QRNNState
 from .modeling_qrnn import (
@@ -50,7 +51,14 @@ from .modeling_qrnn_speech import (
     QRNNForCTC,
     QRNNSpeechModel,
 )
-from .pipelines_qrnn import SummarizationPipeline, TaskAliases, TranslationPipeline
+from .modeling_qrnn_time_series import QRNNForTimeSeriesPrediction, QRNNTimeSeriesModel
+from .pipelines_qrnn import (
+    SummarizationPipeline,
+    TaskAliases,
+    TimeSeriesForecastingPipeline,
+    TranslationPipeline,
+    plot_forecast,
+)
 from .pooling_qrnn import recurrent_pooling
 from .processing_qrnn import QRNNProcessor
 from .streaming_qrnn import QRNNSpeechStream, QRNNStreamingTranscriber
@@ -73,6 +81,10 @@ _MODELS = {
         AutoModelForAudioClassification: QRNNForAudioClassification,
         AutoModelForCTC: QRNNForCTC,
     },
+    QRNNTimeSeriesConfig: {
+        AutoModel: QRNNTimeSeriesModel,
+        AutoModelForTimeSeriesPrediction: QRNNForTimeSeriesPrediction,
+    },
 }
 
 for _config_class, _models in _MODELS.items():
@@ -89,6 +101,7 @@ QRNNProcessor.register_for_auto_class("AutoProcessor")
 
 _PIPELINES = {
     "summarization": (SummarizationPipeline, AutoModelForSeq2SeqLM),
+    "time-series-forecasting": (TimeSeriesForecastingPipeline, AutoModelForTimeSeriesPrediction),
     "translation": (TranslationPipeline, AutoModelForSeq2SeqLM),
 }
 
@@ -109,6 +122,7 @@ __all__ = [
     "QRNNForConditionalGeneration",
     "QRNNForMaskedLM",
     "QRNNForSequenceClassification",
+    "QRNNForTimeSeriesPrediction",
     "QRNNForTokenClassification",
     "QRNNLayer",
     "QRNNModel",
@@ -121,10 +135,14 @@ __all__ = [
     "QRNNSpeechStream",
     "QRNNState",
     "QRNNStreamingTranscriber",
+    "QRNNTimeSeriesConfig",
+    "QRNNTimeSeriesModel",
     "SummarizationPipeline",
     "TargetLengthLogitsProcessor",
+    "TimeSeriesForecastingPipeline",
     "TranslationPipeline",
     "load_recurrent_state",
+    "plot_forecast",
     "recurrent_pooling",
     "save_recurrent_state",
 ]

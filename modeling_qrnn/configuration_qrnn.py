@@ -559,6 +559,153 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
             )
 
 
+@strict
+class QRNNTimeSeriesConfig(QRNNStackConfig):
+    r"""The configuration of a QRNN that forecasts. The fields that are not listed here are those of `QRNNConfig`.
+
+    Args:
+        hidden_size (`int`, defaults to 128):
+            Width of the layers.
+        prediction_length (`int`, defaults to 24):
+            How many values to predict.
+        context_length (`int`, *optional*):
+            How many past values the model was trained on, and the `time-series-forecasting` pipeline gives it. The
+            model itself takes any number. `None` for all of them.
+        num_input_channels (`int`, defaults to 1):
+            Number of variables.
+        channel_mode (`str`, defaults to `"independent"`):
+            `"independent"` forecasts each variable from its own past, with the same weights; `"mixed"` reads all of
+            them as one vector per step and forecasts all.
+        channel_embedding (`bool`, defaults to `False`):
+            Tell the variables of an independent model apart, by a learned vector each. Without it, and without what
+            else belongs to single variables (`scaling="revin"`, `value_mean`, `value_std`), an independent model takes
+            any number of them.
+        num_time_features (`int`, defaults to 0):
+            Number of covariates, known in the past and in the future.
+        patch_length (`int`, defaults to 1):
+            How many values become one step of the QRNN. The last patch ends at the last value; the first one may be
+            filled up by missing values.
+        scaling (`str`, *optional*, defaults to `"std"`):
+            What is taken from the past of each series and put back into its forecast: `"std"` its mean and standard
+            deviation; `"last"` its last value; `"last_std"` its last value and standard deviation; `"mean"` its mean
+            magnitude; `"revin"` as `"std"`, with a learned scale and shift for each variable (reversible instance
+            normalisation, Kim et al. 2022). `None` for nothing.
+        value_mean (`list[float]`, *optional*):
+            Mean of each variable in the training data: what a value is measured from where `scaling` takes none away.
+        value_std (`list[float]`, *optional*):
+            Standard deviation of each variable in the training data: the unit of values where `scaling` takes none
+            from the past (or the past is constant), and of the errors in the losses `"mse"`, `"mae"`, `"huber"` and
+            `"quantile"`.
+        horizon (`str`, defaults to `"direct"`):
+            `"direct"` makes the whole forecast from the last state, by one linear layer; `"autoregressive"` makes the
+            next patch, and goes on from what it has drawn.
+        num_head_states (`int`, defaults to 1):
+            How many of the last states the head of a direct model sees.
+        loss (`str`, defaults to `"nll"`):
+            What is learned: `"mse"` the mean, `"mae"` the median, `"huber"` between the two, `"nll"` the distribution
+            `distribution_output` by its likelihood, `"quantile"` the `quantiles`.
+        huber_delta (`float`, defaults to 1.0):
+            The error, in units of `value_std`, from which on the Huber loss is linear.
+        distribution_output (`str`, defaults to `"student_t"`):
+            `"student_t"`, `"normal"`, or for counts `"negative_binomial"`.
+        quantiles (`list[float]`, *optional*, defaults to 0.1, 0.2, ..., 0.9):
+            The quantiles that `loss="quantile"` learns, in rising order.
+        num_parallel_samples (`int`, defaults to 100):
+            Number of sample paths that `generate` draws.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial `channel_embedding`. All linear layers start from torch's own
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, without biases.
+
+    Raises:
+        StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.
+        StrictDataclassClassValidationError: for fields that do not fit together.
+
+    Example:
+        >>> config = QRNNTimeSeriesConfig(prediction_length=96, patch_length=24, num_input_channels=7, loss="quantile")
+        >>> config.quantiles
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    """
+
+    model_type = "qrnn_time_series"
+    keys_to_ignore_at_inference = ["past_key_values", "params", "hidden_states", "loc", "scale"]
+
+    hidden_size: int = _size(default=128)
+    prediction_length: int = _size(default=24)
+    context_length: int | None = None
+    num_input_channels: int = _size(default=1)
+    channel_mode: Literal["independent", "mixed"] = "independent"
+    channel_embedding: bool = False
+    num_time_features: int = interval(min=0)(default=0)
+    patch_length: int = _size(default=1)
+    scaling: Literal["mean", "std", "last", "last_std", "revin"] | None = "std"
+    value_mean: list[float | int] | None = None
+    value_std: list[float | int] | None = None
+    horizon: Literal["direct", "autoregressive"] = "direct"
+    num_head_states: int = _size(default=1)
+    loss: Literal["mse", "mae", "huber", "nll", "quantile"] = "nll"
+    huber_delta: float | int = interval(min=0.0, exclude_min=True)(default=1.0)
+    distribution_output: Literal["student_t", "normal", "negative_binomial"] = "student_t"
+    quantiles: list[float] | None = None
+    num_parallel_samples: int = _size(default=100)
+
+    def __post_init__(self, **kwargs):
+        if self.quantiles is None:
+            self.quantiles = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        super().__post_init__(**kwargs)
+
+    @property
+    def has_own_channels(self) -> bool:
+        """Whether something belongs to single variables, so that their number is fixed."""
+        is_special = self.channel_embedding or self.scaling == "revin"
+        return self.channel_mode == "mixed" or is_special or self.value_mean is not None or self.value_std is not None
+
+    def validate_direction(self):
+        """Part of `@strict`-powered validation: the state goes on into the future."""
+        if self.bidirectional:
+            raise ValueError("`bidirectional` must be False in a model of time series, got True")
+
+    def validate_lengths(self):
+        """Part of `@strict`-powered validation: a context of at least one value; one state for each patch."""
+        if self.context_length is not None and self.context_length < 1:
+            raise ValueError(f"`context_length` must be at least 1 or None, got {self.context_length}")
+        if self.horizon == "autoregressive" and self.num_head_states != 1:
+            raise ValueError(
+                f"`num_head_states` must be 1 with horizon='autoregressive', which makes each patch from the state "
+                f"before it, got {self.num_head_states}"
+            )
+
+    def validate_channels(self):
+        """Part of `@strict`-powered validation: what is said of each variable is said of all."""
+        if self.channel_embedding and self.channel_mode == "mixed":
+            raise ValueError(
+                "`channel_embedding` must be False with channel_mode='mixed', where each variable has weights of its "
+                "own, got True"
+            )
+        for name in ("value_mean", "value_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_input_channels:
+                raise ValueError(
+                    f"`{name}` must be None or one number for each of the {self.num_input_channels} input channels, "
+                    f"got {len(values)}"
+                )
+        if self.value_std is not None and min(self.value_std) <= 0:
+            raise ValueError(f"`value_std` must be above zero, got {self.value_std}")
+
+    def validate_output(self):
+        """Part of `@strict`-powered validation: quantiles in order; counts are scaled, but not shifted."""
+        quantiles = self.quantiles or []
+        if not quantiles or sorted(set(quantiles)) != quantiles or min(quantiles) <= 0 or max(quantiles) >= 1:
+            raise ValueError(f"`quantiles` must rise within (0, 1), got {self.quantiles}")
+        if self.loss != "nll" or self.distribution_output != "negative_binomial":
+            return
+        if self.scaling not in (None, "mean") or self.value_mean is not None:
+            raise ValueError(
+                "`scaling` must be 'mean' or None, and `value_mean` None, with "
+                f"distribution_output='negative_binomial', for counts start at zero: got {self.scaling!r} and "
+                f"{self.value_mean}"
+            )
+
+
 __all__ = [
     "QRNNClassifierConfig",
     "QRNNConfig",
@@ -566,4 +713,5 @@ __all__ = [
     "QRNNSpeechConfig",
     "QRNNStackConfig",
     "QRNNTextConfig",
+    "QRNNTimeSeriesConfig",
 ]
