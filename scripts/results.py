@@ -82,10 +82,10 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for split, result in run["scores"].items()
         for metric, name in metrics.items()
     ]
-    card.save(Path(trainer.args.output_dir) / "README.md")
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-        card.push_to_hub(trainer.hub_model_id)  # after Trainer's own, which would replace it
+        card.push_to_hub(trainer.hub_model_id)
+    card.save(Path(trainer.args.output_dir) / "README.md")  # after the one that Trainer writes
 
 
 def describe_config(config: PreTrainedConfig) -> str:

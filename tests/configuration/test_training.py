@@ -31,6 +31,7 @@ LANGUAGE_MODELS = {
     "tiny-shakespeare": {**SMALL, "intermediate_size": 16},
     "ptb-paper": SMALL,
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
+    "imdb-language-model": {**SMALL, "intermediate_size": 16},
 }
 CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
@@ -62,7 +63,8 @@ def test_language_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, split in enumerate(("train", "validation", "test")):
         Path(f"{split}.txt").write_text(make_text(seed))
-    splits = ("train",) if name == "tiny-shakespeare" else ("train", "validation", "test")
+    holds_out = name in ("tiny-shakespeare", "imdb-language-model")
+    splits = ("train",) if holds_out else ("train", "validation", "test")
     files = [option for split in splits for option in (f"--{split}-file", f"{split}.txt")]
     smaller = ["--max-steps", "6", "--eval-strategy", "steps", "--eval-steps", "3", "--logging-steps", "2"]
     smaller += ["--per-device-train-batch-size", "4", "--bptt", "8", "--disable-tqdm", "true"]
