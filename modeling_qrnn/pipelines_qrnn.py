@@ -544,6 +544,7 @@ def plot_forecast(
         2
     """
     try:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("`plot_forecast` needs matplotlib: pip install matplotlib") from error
@@ -551,7 +552,8 @@ def plot_forecast(
     targets = list(forecast.columns.unique(0))
     parts = {"history": (frame, "tab:blue"), "what came": (actual, "black")}
     figure = Figure(figsize=(8, 1 + 2.2 * len(targets)), layout="constrained")
-    for axes, target in zip(figure.subplots(len(targets), squeeze=False)[:, 0], targets, strict=True):
+    panels = figure.subplots(len(targets), sharex=True, squeeze=False)[:, 0]
+    for axes, target in zip(panels, targets, strict=True):
         for label, (part, color) in parts.items():
             if part is not None:
                 (name,) = checked_columns(part, [target])
@@ -565,7 +567,9 @@ def plot_forecast(
         axes.set_ylabel(target)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(edgecolor="none", loc="upper left", ncols=3)
+    locator = AutoDateLocator()
+    panels[-1].xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator))
+    figure.legend(*panels[0].get_legend_handles_labels(), edgecolor="none", loc="outside upper center", ncols=3)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -158,12 +158,12 @@ def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
         return QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **changes})
 
 
-def overrides_of(model_args: ModelArguments) -> dict[str, Any]:
-    """The changes to the model configuration."""
+def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig) -> dict[str, Any]:
+    """The changes to the model configuration, the `model_overrides` of the arguments."""
     overrides = yaml.safe_load(model_args.model_overrides)
     if not isinstance(overrides, dict):
         raise ValueError("the changes must read `{name: value, ...}`")
-    unknown = sorted(set(overrides) - set(own_fields(QRNNConfig)))
+    unknown = sorted(set(overrides) - set(own_fields(config_class)))
     if unknown:
         raise ValueError(f"unknown fields: {', '.join(unknown)}")
     return overrides

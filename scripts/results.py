@@ -52,7 +52,7 @@ def describe_run(program: str, task: str, source: str, trainer: Trainer, setting
         "source": source,
         "scores": scores,
         "parameters": trainer.model.num_parameters(),
-        "vocab_size": trainer.model.config.vocab_size,
+        "vocab_size": getattr(trainer.model.config, "vocab_size", None),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
@@ -72,7 +72,7 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
     card.data.eval_results = [
         EvalResult(
             task_type=run["task"],
-            dataset_type=dataset or "text",
+            dataset_type=dataset or ("time-series" if run["task"] == "time-series-forecasting" else "text"),
             dataset_name=run["source"],
             dataset_split=split,
             metric_type=metric,
