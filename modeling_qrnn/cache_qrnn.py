@@ -19,7 +19,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -241,6 +241,48 @@ def _append(history: torch.Tensor | None, state: torch.Tensor, new_states: torch
     return torch.cat([history, new_states.detach().to(history.dtype)], dim=1)
 
 
+def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
+    """The state in a cache, by the names of `save_recurrent_state`, which says what it refuses."""
+    layers = getattr(cache, "layers", [])
+    if not layers:
+        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
+    tensors = {}
+    for index, layer in enumerate(layers):
+        if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
+            raise ValueError(
+                f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
+            )
+        tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
+        tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
+        tensors[f"layers.{index}.length"] = layer.cumulative_length
+    return tensors
+
+
+def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> DynamicCache:
+    """A cache with the state that `cache_tensors` gave; a `ValueError` if `config` is that of another model."""
+    num_layers = sum(name.endswith(".length") for name in tensors)
+    layers = [
+        [tensors[f"layers.{index}.{name}"] for name in ("conv_state", "recurrent_state", "length")]
+        for index in range(num_layers)
+    ]
+    check_widths([[*conv_state.shape[1:], c.shape[1]] for conv_state, c, _ in layers], config, "state")
+    cache = DynamicCache(config=config)
+    for layer, (conv_state, recurrent_state, length) in zip(cache.layers, layers, strict=True):
+        layer.update_conv_state(conv_state, num_tokens=int(length))
+        layer.update_recurrent_state(recurrent_state)
+    return cache
+
+
+def check_widths(widths: list[list[int]], config: PreTrainedConfig, name: str) -> None:
+    """Refuse the state of a model with other layers."""
+    expected = [list(of_layer) for of_layer in config.state_widths]
+    if widths != expected:
+        raise ValueError(
+            f"`{name}` holds the state of another model: per layer [convolution input, columns, hidden] it has "
+            f"{widths}, and `config` describes {expected}"
+        )
+
+
 def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
     """Write the state in a cache to a safetensors file, to go on in another process or on another day.
 
@@ -262,19 +304,8 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         >>> int(loaded.get_seq_length())
         3
     """
-    layers = getattr(cache, "layers", [])
-    if not layers:
-        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
-    tensors = {}
-    for index, layer in enumerate(layers):
-        if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:
-            raise ValueError(
-                f"`cache` must hold the state of a QRNN that has seen a token, but layer {index} does not"
-            )
-        tensors[f"layers.{index}.conv_state"] = layer.conv_states[0].contiguous()
-        tensors[f"layers.{index}.recurrent_state"] = layer.recurrent_states[0].contiguous()
-        tensors[f"layers.{index}.length"] = layer.cumulative_length
-    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in layers]
+    tensors = cache_tensors(cache)
+    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in cache.layers]
     save_file(tensors, path, metadata={"format": QRNNCacheLayer._layer_type, "widths": json.dumps(widths)})
 
 
@@ -310,15 +341,5 @@ def load_recurrent_state(
                 f"`path` must be a file written by `save_recurrent_state` (format {QRNNCacheLayer._layer_type}), "
                 f"but {path} has the format {metadata.get('format')}"
             )
-        widths, expected = json.loads(metadata["widths"]), [list(widths) for widths in config.state_widths]
-        if widths != expected:
-            raise ValueError(
-                f"`path` holds the state of another model: per layer [convolution input, columns, hidden] it has "
-                f"{widths}, and `config` describes {expected}"
-            )
-        cache = DynamicCache(config=config)
-        for index, layer in enumerate(cache.layers):
-            length = int(file.get_tensor(f"layers.{index}.length"))
-            layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state"), num_tokens=length)
-            layer.update_recurrent_state(file.get_tensor(f"layers.{index}.recurrent_state"))
-    return cache
+        check_widths(json.loads(metadata["widths"]), config, "path")
+        return cache_from_tensors({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118

@@ -253,6 +253,7 @@ class QRNNLayer(nn.Module):
         segment_ids: torch.Tensor | None = None,
         gate_bias: torch.Tensor | None = None,
         return_history: bool = False,
+        return_ungated: bool = False,
     ) -> tuple[Any, ...]:
         """Run the layer over a chunk.
 
@@ -263,6 +264,9 @@ class QRNNLayer(nn.Module):
             segment_ids: `(batch, seq_len)` integers that change where a packed sequence begins.
             gate_bias: `(batch, n_gates * hidden_size)`, added to the gate logits of every step (equation 7).
             return_history: whether to return also the state after each token, at evaluation, for a roll-back.
+            return_ungated: whether to return, in place of `h`, a pair: `c` at each step, zero at pads, and the output
+                gate `o` (`None` in f-pooling), both of the shape of `h`, for attention to come between them
+                (equation 8).
 
         Returns:
             `h` `(batch, seq_len, hidden_size)`, zero at pads, and the state for the next chunk: `c`
@@ -273,9 +277,12 @@ class QRNNLayer(nn.Module):
 
         Raises:
             ValueError: if a shape does not fit, the sequence is empty, a layer that cannot go on from a state (not
-                causal, or subsampling) is given one or asked for its history, or so is a layer that zones out.
+                causal, or subsampling) is given one or asked for its history, or so is a layer that zones out, or a
+            subsampling layer is asked for its state at each step.
         """
         self._check_inputs(x, state, segment_ids, gate_bias)
+        if return_ungated and self.is_subsampling:
+            raise ValueError("`return_ungated` must be False in a subsampling layer")
         if return_history:
             self._check_history()
         is_real = token_mask(attention_mask, x.shape[0], x.shape[1])
@@ -300,14 +307,36 @@ class QRNNLayer(nn.Module):
             h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **options)
             return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
         options |= {"attention_mask": is_real, "segment_ids": segment_ids}
-        h, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
-        if self.reverse:
-            h = h.flip(1)
+        h, c_last = (self._ungated if return_ungated else self._gated)(gate_logits, c, options)
         if not self.causal:
             return h, None
         if return_history:
             return h, (c_last, window.next_state()), (recurrent_states(gate_logits, c, **options), window.states())
         return h, (c_last, window.next_state())
+
+    def _gated(
+        self, gate_logits: torch.Tensor, c: torch.Tensor | None, options: dict[str, Any]
+    ) -> tuple[Any, torch.Tensor]:
+        h, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
+        return h.flip(1) if self.reverse else h, c_last
+
+    def _ungated(
+        self, gate_logits: torch.Tensor, c: torch.Tensor | None, options: dict[str, Any]
+    ) -> tuple[Any, torch.Tensor]:
+        """The states and the output gates apart, and the last state: a pooling whose output is the state."""
+        sizes = [2 * self.hidden_size, *(self.hidden_size for _ in GATES[self.pooling][2:])]
+        forget, *others = gate_logits.split(sizes, dim=-1)
+        o = torch.sigmoid(others[0]) if others else None
+        if self.pooling == "ifo":
+            # There is no pooling with an input gate and without an output gate: hold that half open, and double.
+            gate_logits = torch.cat([forget, torch.zeros_like(others[0]), others[1]], dim=-1)
+            half, c_last = recurrent_pooling(gate_logits, c, training=self.training, **options)
+            states = 2 * half
+        else:
+            states, c_last = recurrent_pooling(forget, c, training=self.training, **options | {"pooling": "f"})
+        if self.reverse:
+            states, o = states.flip(1), None if o is None else o.flip(1)
+        return (states, o), c_last
 
     def _window(
         self,

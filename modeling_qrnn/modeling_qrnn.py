@@ -15,7 +15,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .cache_qrnn import QRNNCacheLayer
-from .configuration_qrnn import QRNNConfig, QRNNStackConfig
+from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
 from .layers_qrnn import QRNNLayer
 from .pooling_qrnn import state_dtype, token_mask
 
@@ -140,13 +140,17 @@ class QRNNMLP(nn.Module):
 
 
 class QRNNMixer(nn.Module):
-    """The QRNN of one layer, in one direction or both, with its part of the cache."""
+    """The QRNN of one layer, in one direction or both, with its part of the cache.
 
-    def __init__(self, config: QRNNStackConfig, layer_idx: int):
+    An encoder's may have centred convolutions (`causal=False`), and a single direction that runs from the end
+    (`reverse=True`).
+    """
+
+    def __init__(self, config: QRNNStackConfig, layer_idx: int, causal: bool = True, reverse: bool = False):
         super().__init__()
         self.layer_idx = layer_idx
         input_size, output_size = config.layer_sizes[layer_idx]
-        directions = (False, True) if config.bidirectional else (False,)
+        directions = (False, True) if config.bidirectional else (reverse,)
         self.directions = nn.ModuleList(
             QRNNLayer(
                 input_size,
@@ -156,9 +160,10 @@ class QRNNMixer(nn.Module):
                 zoneout=config.zoneout,
                 candidate_activation=config.candidate_activation,
                 weight_dropout=config.weight_dropout,
-                reverse=reverse,
+                causal=causal,
+                reverse=is_reversed,
             )
-            for reverse in directions
+            for is_reversed in directions
         )
 
     def forward(
@@ -167,16 +172,15 @@ class QRNNMixer(nn.Module):
         past_key_values: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
+        **layer_options,
     ) -> torch.Tensor:
+        options = {"attention_mask": attention_mask, "segment_ids": segment_ids, **layer_options}
         if past_key_values is not None:
-            return self._forward_from_cache(hidden_states, past_key_values, attention_mask, segment_ids)
-        outputs = [
-            direction(hidden_states, attention_mask=attention_mask, segment_ids=segment_ids)[0]
-            for direction in self.directions
-        ]
+            return self._forward_from_cache(hidden_states, past_key_values, options)
+        outputs = [direction(hidden_states, **options)[0] for direction in self.directions]
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
-    def _forward_from_cache(self, hidden_states, past_key_values, attention_mask, segment_ids):
+    def _forward_from_cache(self, hidden_states, past_key_values, options):
         layer = cast(QRNNLayer, self.directions[0])
         # 1. Read the state. The cache has a placeholder where a convolution of width one carries nothing.
         state = past_key_values.layers[self.layer_idx].carried_state()
@@ -185,8 +189,7 @@ class QRNNMixer(nn.Module):
 
         # 2. Convolution and recurrence; while the cache records, with the state after each token
         is_recording = past_key_values.is_recording_past(self.layer_idx)
-        options = {"attention_mask": attention_mask, "segment_ids": segment_ids, "return_history": is_recording}
-        h, (c, conv_state), *history = layer(hidden_states, state, **options)
+        h, (c, conv_state), *history = layer(hidden_states, state, **options, return_history=is_recording)
         c_history, conv_history = history[0] if is_recording else (None, None)
 
         # 3. Write the state
@@ -200,11 +203,11 @@ class QRNNMixer(nn.Module):
 class QRNNBlock(GradientCheckpointingLayer):
     """One layer of the model: a QRNN alone in plain and dense stacks, a pre-norm residual block otherwise."""
 
-    def __init__(self, config: QRNNStackConfig, layer_idx: int):
+    def __init__(self, config: QRNNStackConfig, layer_idx: int, mixer: QRNNMixer | None = None):
         super().__init__()
         self.is_residual = config.connection == "residual"
         self.input_norm = make_norm(config, config.layer_sizes[layer_idx][0])
-        self.mixer = QRNNMixer(config, layer_idx)
+        self.mixer = QRNNMixer(config, layer_idx) if mixer is None else mixer
         if self.is_residual:
             self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.has_mlp = config.intermediate_size is not None
@@ -223,6 +226,10 @@ class QRNNBlock(GradientCheckpointingLayer):
         segment_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         mixed = self.mixer(self.input_norm(hidden_states), past_key_values, attention_mask, segment_ids)
+        return self.connect(hidden_states, mixed)
+
+    def connect(self, hidden_states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """What the layer passes on: its QRNN's output, or its input with that and an MLP's added to it."""
         if not self.is_residual:
             return self.dropout(mixed)
         hidden_states = hidden_states + self.dropout(self.out_proj(mixed))
@@ -253,7 +260,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # The cache rolls back, unlike that of other recurrent models, so assisted decoding may be used.
     _is_stateful = False
-    _can_record_outputs = {"hidden_states": QRNNBlock}
+    _can_record_outputs: dict[str, Any] = {"hidden_states": QRNNBlock}
     _auto_map = {
         "AutoConfig": "configuration_qrnn.QRNNConfig",
         "AutoModel": "modeling_qrnn.QRNNModel",
@@ -292,13 +299,67 @@ class QRNNPreTrainedModel(PreTrainedModel):
             output = block(
                 hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
             )
-            if self.config.connection == "dense" and index < len(self.layers) - 1:
-                output = torch.cat([hidden_states.to(output.device), output], dim=-1)
-            hidden_states = output
+            hidden_states = self._next_input(hidden_states, output, index)
+        return self._finish(hidden_states, is_real)
+
+    def _next_input(self, hidden_states: torch.Tensor, output: torch.Tensor, index: int) -> torch.Tensor:
+        """What goes into the layer after the one that made `output` of `hidden_states`."""
+        if self.config.connection == "dense" and index < len(self.layers) - 1:
+            return torch.cat([hidden_states.to(output.device), output], dim=-1)
+        return output
+
+    def _finish(self, hidden_states: torch.Tensor, is_real: torch.Tensor | None) -> torch.Tensor:
+        """The last norm, and zero at pads."""
         hidden_states = self.norm(hidden_states)
         if is_real is not None:
             hidden_states = hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
         return hidden_states
+
+    def _embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
+    ) -> torch.Tensor:
+        """`(batch, seq_len, embedding_size)`, with whole rows of the embedding matrix dropped in training.
+
+        Of a model that holds `embed_tokens`; errors name the arguments with the prefix.
+        """
+        if input_ids is not None and inputs_embeds is None:
+            self._check_input_ids(input_ids, prefix)
+            inputs_embeds = self.embed_tokens(input_ids)
+            if self.training and self.config.embedding_dropout:
+                words = inputs_embeds.new_ones(self.embed_tokens.num_embeddings, 1)
+                inputs_embeds = inputs_embeds * F.dropout(words, self.config.embedding_dropout)[input_ids]
+            return inputs_embeds
+        if inputs_embeds is not None and input_ids is None:
+            self._check_inputs_embeds(inputs_embeds, prefix)
+            return inputs_embeds
+        raise ValueError(
+            f"You must specify exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`, got "
+            f"{'neither' if input_ids is None else 'both'}"
+        )
+
+    def _check_inputs_embeds(self, inputs_embeds: torch.Tensor, prefix: str) -> None:
+        width = self.config.input_size
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
+            raise ValueError(
+                f"`{prefix}inputs_embeds` must have the shape (batch, at least one token, embedding_size={width}), "
+                f"got {tuple(inputs_embeds.shape)}"
+            )
+
+    def _check_input_ids(self, input_ids: torch.Tensor, prefix: str) -> None:
+        if input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            raise ValueError(
+                f"`{prefix}input_ids` must have the shape (batch, at least one token), got {tuple(input_ids.shape)}"
+            )
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"`{prefix}input_ids` must be int64 or int32, got {input_ids.dtype}")
+        # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
+        if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
+            low, high = (int(bound) for bound in torch.aminmax(input_ids))
+            if low < 0 or high >= self.embed_tokens.num_embeddings:
+                raise ValueError(
+                    f"`{prefix}input_ids` must lie between 0 and vocab_size - 1 = "
+                    f"{self.embed_tokens.num_embeddings - 1}, got values from {low} to {high}"
+                )
 
     def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
         if self.config.bidirectional and (past_key_values is not None or use_cache):
@@ -436,51 +497,10 @@ class QRNNModel(QRNNPreTrainedModel):
         hidden_states = self._run_layers(hidden_states, past_key_values, is_real, segment_ids)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
-    def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, seq_len, embedding_size)`, with whole rows of the embedding matrix dropped in training."""
-        if input_ids is not None and inputs_embeds is None:
-            self._check_input_ids(input_ids)
-            inputs_embeds = self.embed_tokens(input_ids)
-            if self.training and self.config.embedding_dropout:
-                words = inputs_embeds.new_ones(self.embed_tokens.num_embeddings, 1)
-                inputs_embeds = inputs_embeds * F.dropout(words, self.config.embedding_dropout)[input_ids]
-            return inputs_embeds
-        if inputs_embeds is not None and input_ids is None:
-            self._check_inputs_embeds(inputs_embeds)
-            return inputs_embeds
-        raise ValueError(
-            "You must specify exactly one of `input_ids` and `inputs_embeds`, got "
-            f"{'neither' if input_ids is None else 'both'}"
-        )
-
     @staticmethod
     def _is_one_sequence(position_ids: torch.Tensor) -> bool:
         """Whether the positions are known to hold no boundary; a traced graph must look for them."""
         return not is_tracing(position_ids) and not bool((position_ids[:, 1:] == 0).any())
-
-    def _check_inputs_embeds(self, inputs_embeds: torch.Tensor) -> None:
-        width = self.config.input_size
-        if inputs_embeds.dim() != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
-            raise ValueError(
-                f"`inputs_embeds` must have the shape (batch, at least one token, embedding_size={width}), "
-                f"got {tuple(inputs_embeds.shape)}"
-            )
-
-    def _check_input_ids(self, input_ids: torch.Tensor) -> None:
-        if input_ids.dim() != 2 or input_ids.shape[1] == 0:
-            raise ValueError(
-                f"`input_ids` must have the shape (batch, at least one token), got {tuple(input_ids.shape)}"
-            )
-        if input_ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"`input_ids` must be int64 or int32, got {input_ids.dtype}")
-        # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
-        if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
-            low, high = (int(bound) for bound in torch.aminmax(input_ids))
-            if low < 0 or high >= self.embed_tokens.num_embeddings:
-                raise ValueError(
-                    f"`input_ids` must lie between 0 and vocab_size - 1 = {self.embed_tokens.num_embeddings - 1}, "
-                    f"got values from {low} to {high}"
-                )
 
     @staticmethod
     def _check_marks(
@@ -507,7 +527,7 @@ class QRNNModel(QRNNPreTrainedModel):
                 )
 
 
-def make_lm_head(config: QRNNConfig) -> tuple[nn.Module, nn.Linear]:
+def make_lm_head(config: QRNNTextConfig) -> tuple[nn.Module, nn.Linear]:
     """What leads from hidden states to logits: a way back to the width of tied embeddings, then the head."""
     width = config.input_size if config.tie_word_embeddings else config.output_size
     return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=False)
@@ -522,7 +542,48 @@ def check_token_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> Non
         )
 
 
-class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
+class QRNNGenerationMixin(GenerationMixin):
+    """`generate` for models whose cache holds recurrent states."""
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: QRNNConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor | None:
+        """The mask of the current chunk: its shape is fixed, so compiled decoding does not compile anew each step."""
+        return chunk_mask(attention_mask, inputs_embeds.shape[0], inputs_embeds.shape[1])
+
+    def _get_static_cache_init_shape(self) -> None:
+        """There are no heads to size a static cache by; it takes its shape from the first chunk."""
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
+        if generation_config.cache_implementation == "quantized":
+            raise ValueError(
+                "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept "
+                "in float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
+            )
+        if generation_mode != GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant:
+            # A cache that assisted decoding returned still records, and would grow with each token.
+            cache = model_kwargs.get("past_key_values")
+            cache = getattr(cache, "self_attention_cache", cache)
+            for layer in getattr(cache, "layers", []):
+                if getattr(layer, "record_past", False):
+                    layer.stop_recording()
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Refuse continuous batching, which pages the keys and values of attention layers."""
+        raise ValueError(
+            "Continuous batching (`generate_batch`, `cache_implementation='paged'`) pages keys and values, and a QRNN "
+            "has none. Use `generate` with a left-padded batch instead: pads change nothing, and the state of a "
+            "sequence has a fixed size"
+        )
+
+
+class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
     """The QRNN as a language model that predicts the next token.
 
     Raises:
@@ -646,41 +707,6 @@ class QRNNForCausalLM(QRNNPreTrainedModel, GenerationMixin):
         change = hidden_states.float().diff(dim=1).pow(2).mean(dim=-1)
         return (alpha * activity + beta * change[counts[:, 1:] & counts[:, :-1]].sum()) / num_items
 
-    @staticmethod
-    def create_masks_for_generate(
-        config: QRNNConfig,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None = None,
-        **kwargs,
-    ) -> torch.Tensor | None:
-        """The mask of the current chunk: its shape is fixed, so compiled decoding does not compile anew each step."""
-        return chunk_mask(attention_mask, inputs_embeds.shape[0], inputs_embeds.shape[1])
-
-    def _get_static_cache_init_shape(self) -> None:
-        """There are no heads to size a static cache by; it takes its shape from the first chunk."""
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
-        if generation_config.cache_implementation == "quantized":
-            raise ValueError(
-                "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept "
-                "in float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
-            )
-        if generation_mode != GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant:
-            # A cache that assisted decoding returned still records, and would grow with each token.
-            for layer in getattr(model_kwargs.get("past_key_values"), "layers", []):
-                if getattr(layer, "record_past", False):
-                    layer.stop_recording()
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
-
-    def init_continuous_batching(self, *args, **kwargs):
-        """Refuse continuous batching, which pages the keys and values of attention layers."""
-        raise ValueError(
-            "Continuous batching (`generate_batch`, `cache_implementation='paged'`) pages keys and values, and a QRNN "
-            "has none. Use `generate` with a left-padded batch instead: pads change nothing, and the state of a "
-            "sequence has a fixed size"
-        )
-
 
 # Trainer looks the class name up here to shift the labels under label smoothing.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["qrnn"] = "QRNNForCausalLM"
@@ -799,7 +825,7 @@ def read_out(
     return torch.cat([forward[rows, last], backward[rows, first]], dim=-1)
 
 
-def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Module]:
+def make_classifier(config: QRNNClassifierConfig, width: int) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     dropout, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
     if hidden_size is None:
@@ -809,7 +835,7 @@ def make_classifier(config: QRNNConfig, width: int) -> tuple[nn.Module, nn.Modul
     return nn.Identity(), nn.Sequential(*hidden, *output)
 
 
-def classifier_dropout(config: QRNNConfig) -> float:
+def classifier_dropout(config: QRNNClassifierConfig) -> float:
     """The probability of dropout before a classification head."""
     return config.output_dropout if config.classifier_dropout is None else config.classifier_dropout
 

@@ -25,6 +25,9 @@ from transformers import TrainerCallback
 from .modeling_qrnn import QRNNPreTrainedModel
 
 
+ROUNDING = 1e-6  # of a number of epochs, which Trainer counts in fractions
+
+
 def parameter_levels(model: QRNNPreTrainedModel) -> list[list[nn.Parameter]]:
     """The parameters of a model from its embeddings over each layer up to its head.
 
@@ -108,32 +111,35 @@ class GradualUnfreezing(TrainerCallback):
         if epochs_per_level <= 0:
             raise ValueError(f"`epochs_per_level` must be above zero, got {epochs_per_level}")
         self.epochs_per_level = epochs_per_level
+        self.trainable: set[nn.Parameter] | None = None
 
     def unfreeze(self, model: QRNNPreTrainedModel, epoch: float) -> None:
         """Freeze what is not trained at that point of training (in epochs, from 0), and nothing else.
 
         Args:
-            model: any QRNN with a head.
+            model: any QRNN with a head. What was frozen when training began stays so.
             epoch: epochs that are over.
         """
         levels = parameter_levels(model)
-        n_trained = 1 + int(epoch / self.epochs_per_level)
+        n_trained = 1 + int(epoch / self.epochs_per_level + ROUNDING)
         for depth, level in enumerate(reversed(levels)):
             for parameter in level:
-                parameter.requires_grad_(depth < n_trained)
+                if self.trainable is None or parameter in self.trainable:
+                    parameter.requires_grad_(depth < n_trained)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, model, **kwargs):
         if args.world_size > 1:
             raise ValueError(
                 f"gradual unfreezing needs one process, got {args.world_size}: several processes gather the gradients "
                 "of a fixed set of parameters"
             )
+        self.trainable = {parameter for parameter in model.parameters() if parameter.requires_grad}
 
     def on_step_begin(self, args, state, control, model, **kwargs):
         self.unfreeze(model, state.epoch)
 
     def on_train_end(self, args, state, control, model, **kwargs):
-        for parameter in model.parameters():
+        for parameter in self.trainable or ():
             parameter.requires_grad_(True)
 
 

@@ -51,6 +51,8 @@ def with_validation(
 ) -> dict[str, Dataset]:
     """The splits, with a share of the training rows for validation: drawn at random, evenly by one column."""
     if share:
+        if "validation" in splits:
+            stop("--validation-share must be 0: the data have a validation split of their own")
         rows = splits["train"]
         labels = None if stratify is None else rows[stratify]
         with one_line_error(f"--validation-share {share}", ValueError):

@@ -57,6 +57,18 @@ def plot_training(history: Sequence[dict], metric: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def plot_forecaster(history: Sequence[dict], path: Path) -> None:
+    """Training and held-out loss of a model of time series over the steps."""
+    trained, measured = points(history, "loss"), points(history, "eval_loss")
+    if not trained or not measured:
+        return
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    draw_loss(axes, trained, measured)
+    finish(axes, "loss, in units of the training rows", "Loss of the QRNN that forecasts")
+    figure.savefig(path, dpi=150)
+
+
 def draw_loss(axes: Axes, trained: Points, measured: Points) -> None:
     axes.plot(*zip(*trained, strict=True), color="tab:blue", label="training (with dropout)")
     label = f"held out: {measured[-1][1]:.2f}"

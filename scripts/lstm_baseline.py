@@ -23,7 +23,9 @@ from modeling_qrnn import (
     QRNNConfig,
     QRNNForCausalLM,
     QRNNForSequenceClassification,
+    QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
+    QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 
@@ -37,6 +39,14 @@ class LSTMConfig(QRNNConfig):
     @property
     def state_widths(self) -> list[tuple[int, int, int]]:
         return [(width, 1, width) for _, width in self.layer_sizes]
+
+
+class LSTMTimeSeriesConfig(QRNNTimeSeriesConfig):
+    """The same of a QRNN that forecasts."""
+
+    model_type = "qrnn_time_series_with_lstm"
+    _auto_class = None
+    state_widths = LSTMConfig.state_widths
 
 
 class LSTMLayer(nn.Module):
@@ -117,9 +127,16 @@ class LSTMForTokenClassification(LSTMInEachLayer, QRNNForTokenClassification):
     pass
 
 
+class LSTMForTimeSeriesPrediction(LSTMInEachLayer, QRNNForTimeSeriesPrediction):
+    """Of series that are observed from the beginning of the past on: others would have pads on the left."""
+
+    config_class = LSTMTimeSeriesConfig
+
+
 LSTM_CLASSES = {
     QRNNForCausalLM: LSTMForCausalLM,
     QRNNForSequenceClassification: LSTMForSequenceClassification,
+    QRNNForTimeSeriesPrediction: LSTMForTimeSeriesPrediction,
     QRNNForTokenClassification: LSTMForTokenClassification,
 }
 
@@ -130,11 +147,12 @@ def equal_lstm(model: QRNNPreTrainedModel) -> LSTMInEachLayer:
 
     def build(hidden_size: int) -> LSTMInEachLayer:
         changes = {"hidden_size": hidden_size}
-        if config.embedding_size == config.hidden_size:
+        if getattr(config, "embedding_size", None) == config.hidden_size:
             changes["embedding_size"] = hidden_size
         if config.intermediate_size is not None:
             changes["intermediate_size"] = round(config.intermediate_size * hidden_size / config.hidden_size)
-        return LSTM_CLASSES[type(model)](LSTMConfig(**{**config.to_dict(), **changes}))
+        lstm_class = LSTM_CLASSES[type(model)]
+        return lstm_class(lstm_class.config_class(**{**config.to_dict(), **changes}))
 
     def excess(hidden_size: int) -> int:
         with torch.device("meta"):

@@ -15,6 +15,8 @@
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +39,11 @@ COMMON_ARGUMENTS = {
 
 
 BATCH_SIZE = "per_device_train_batch_size"
+# What may change between a run and its continuation, for the result hangs on none of it
+FREE_SETTINGS = {
+    *("output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "report_to", "run_name"),
+    *("logging_steps", "logging_strategy", "save_total_limit", "disable_tqdm", "ddp_backend"),
+}
 
 
 @dataclass
@@ -92,20 +99,49 @@ def read_recipe(
     recipe = parser.parse_args(argv).recipe
     defaults = vars(parser.parse_args([str(recipe)]))
     with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        settings = yaml.load(recipe.read_text(encoding="utf-8"), RecipeLoader)
         if not isinstance(settings, dict):
             raise ValueError("this is not a list of `name: value`")
-        unknown = sorted(set(settings) - (set(defaults) - {"recipe"}))
+        unknown = sorted({str(name) for name in settings} - (set(defaults) - {"recipe"}))
         if unknown:
-            raise ValueError(f"unknown keys: {', '.join(map(str, unknown))}")
-    parser.set_defaults(**settings)
-    chosen = vars(parser.parse_args(argv))
+            raise ValueError(f"unknown keys: {', '.join(unknown)}")
+    options = [*as_options(settings), *(sys.argv[1:] if argv is None else argv)]
+    chosen = vars(parser.parse_args(options))
     with one_line_error(recipe, ValueError, TypeError):
-        *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        *arguments, _ = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     training = next(part for part in arguments if isinstance(part, TrainingArguments))
     check_processes(training.world_size)
     chosen[BATCH_SIZE] *= training.world_size
+    hide_token(training)
+    del chosen["hub_token"]
     return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def hide_token(training: TrainingArguments) -> None:
+    """Hand the token on where huggingface_hub looks for one: no file of a run may hold it, and Trainer writes one."""
+    if training.hub_token is not None:
+        os.environ["HF_TOKEN"] = training.hub_token
+        training.hub_token = None
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML in which no name may stand twice."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key) for key, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names that stand twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep)
+
+
+def as_options(settings: dict[str, Any]) -> list[str]:
+    """A recipe as it would read on the command line, so that its values are checked as those are."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+        if value is not None
+    ]
 
 
 def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, **fixed: Any) -> QRNNConfig:
@@ -122,13 +158,12 @@ def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
         return QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **changes})
 
 
-def overrides_of(model_args: ModelArguments) -> dict[str, Any]:
-    """The changes to the model configuration; a recipe may also hold them as a mapping."""
-    overrides = model_args.model_overrides
-    overrides = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig) -> dict[str, Any]:
+    """The changes to the model configuration, the `model_overrides` of the arguments."""
+    overrides = yaml.safe_load(model_args.model_overrides)
     if not isinstance(overrides, dict):
         raise ValueError("the changes must read `{name: value, ...}`")
-    unknown = sorted(set(overrides) - set(own_fields(QRNNConfig)))
+    unknown = sorted(set(overrides) - set(own_fields(config_class)))
     if unknown:
         raise ValueError(f"unknown fields: {', '.join(unknown)}")
     return overrides
@@ -142,7 +177,8 @@ def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; the trainer's state is the last file of each."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    checkpoints = sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
     return next(filter(is_complete, checkpoints), None)
 
 
@@ -154,16 +190,15 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def keep_settings(settings: dict[str, Any], folder: Path) -> None:
-    """A run goes on only with the settings that it began with."""
+    """A run goes on only with the settings that it began with, but for those that change nothing in its result."""
     file = folder / "recipe.yaml"
-    text = yaml.safe_dump(settings, sort_keys=True)
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
-        return
     if last_complete_checkpoint(folder) is not None and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
-        stop(f"{folder} holds a run with other settings ({names}): choose another --output-dir")
+        before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        names = {*before, *settings} - FREE_SETTINGS
+        changed = sorted(name for name in names if before.get(name) != settings.get(name))
+        if changed:
+            names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
+            stop(f"{folder} holds a run with other settings ({names}): choose another --output-dir")
     with one_line_error(f"--output-dir {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(yaml.safe_dump(settings, sort_keys=True), encoding="utf-8")

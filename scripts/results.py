@@ -52,7 +52,7 @@ def describe_run(program: str, task: str, source: str, trainer: Trainer, setting
         "source": source,
         "scores": scores,
         "parameters": trainer.model.num_parameters(),
-        "vocab_size": trainer.model.config.vocab_size,
+        "vocab_size": getattr(trainer.model.config, "vocab_size", None),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
@@ -72,7 +72,7 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
     card.data.eval_results = [
         EvalResult(
             task_type=run["task"],
-            dataset_type=dataset or "text",
+            dataset_type=dataset or ("time-series" if run["task"] == "time-series-forecasting" else "text"),
             dataset_name=run["source"],
             dataset_split=split,
             metric_type=metric,
@@ -82,10 +82,10 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for split, result in run["scores"].items()
         for metric, name in metrics.items()
     ]
-    card.save(Path(trainer.args.output_dir) / "README.md")
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-        card.push_to_hub(trainer.hub_model_id)  # after Trainer's own, which would replace it
+        card.push_to_hub(trainer.hub_model_id)
+    card.save(Path(trainer.args.output_dir) / "README.md")  # after the one that Trainer writes
 
 
 def describe_config(config: PreTrainedConfig) -> str:

@@ -81,6 +81,8 @@ def read_documents(data: DataArguments) -> dict[str, list[str]]:
     splits = read_splits(data, sample_by="line" if data.tokenizer == "word" else "document")
     documents = {split: read_column(name, rows, data.text_column) for split, (name, rows) in splits.items()}
     if data.validation_share:
+        if "validation" in documents:
+            stop("--validation-share must be 0: the data have a validation split of their own")
         documents["train"], documents["validation"] = split_documents(documents["train"], data.validation_share)
     for split in ("train", "validation"):
         if not any(documents.get(split, [])):
@@ -102,6 +104,13 @@ def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedToken
         documents = [document + "\n" for document in documents[:-1]] + documents[-1:]
     end = [] if data.tokenizer == "character" or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [ids + end for ids in tokenizer(documents)["input_ids"]]
+
+
+def check_length(split: str, documents: list[list[int]], data: DataArguments) -> None:
+    """The first token of a text is given, so one token alone leaves nothing to predict."""
+    longest = max(map(len, documents), default=0) if data.layout == "documents" else sum(map(len, documents))
+    if longest < 2:
+        stop(f"the {split} split has no two tokens in a row: there is nothing to predict in it")
 
 
 def join(documents: list[list[int]]) -> torch.Tensor:
@@ -181,7 +190,8 @@ def publish_model(
     scores: dict[str, dict[str, float | int]],
 ) -> None:
     """The card with a sample, and all of it on the Hub if that is wanted."""
-    prompt = next(filter(str.strip, texts["validation"])).strip()[:60].rsplit(maxsplit=1)[0]
+    prompt = " ".join(texts["validation"]).strip()[:60]
+    prompt = prompt.rsplit(maxsplit=1)[0] if prompt else next(filter(str.strip, texts["train"])).split()[0]
     run = describe_run(__file__, "text-generation", describe_source(data), trainer, settings, scores)
     run["layout"] = data.layout
     run["sample"] = write_sample(Path(trainer.args.output_dir), prompt, trainer.args.seed, max_new_tokens=200)
@@ -191,13 +201,17 @@ def publish_model(
 def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
     check_text_arguments(data)
+    if data.zero_state_window is not None and data.zero_state_window < 2:
+        stop(f"--zero-state-window must be at least 2, for the first token is given, got {data.zero_state_window}")
     folder = Path(training.output_dir)
     keep_settings(settings, folder)
     set_seed(training.seed)
 
     texts = read_documents(data)
     tokenizer = train_tokenizer(data, texts, model_args.init_from)
-    documents = {split: encode(part, data, tokenizer) for split, part in texts.items()}
+    documents = {split: encode(part, data, tokenizer) if part else [] for split, part in texts.items()}
+    for split, part in documents.items():
+        check_length(split, part, data)
     model = make_model(QRNNForCausalLM, model_args, tokenizer)
     print(", ".join(f"{split}: {sum(map(len, part)):,} tokens" for split, part in documents.items()))
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")

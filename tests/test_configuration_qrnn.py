@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""`QRNNConfig`: defaults, what it refuses, what survives a file, and the widths it works out."""
+"""The configurations: defaults, what they refuse, what survives a file, and the widths they work out."""
 
 import json
 import re
@@ -21,7 +21,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNModel
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNModel,
+    QRNNSeq2SeqConfig,
+    QRNNSpeechConfig,
+    QRNNTimeSeriesConfig,
+)
 
 
 def test_defaults_build():
@@ -259,3 +267,298 @@ def test_tensor_parallel_plan_names_every_product_of_the_layers(fields):
     linear = {name for name, module in QRNNModel(config).named_modules() if isinstance(module, torch.nn.Linear)}
     assert {re.sub(r"\d+", "*", name) for name in linear} == set(config.base_model_tp_plan)
     assert "base_model_tp_plan" not in config.to_dict()
+
+
+# --- the encoder-decoder ---------------------------------------------------------------------------------------------
+
+
+class TestSeq2Seq:
+    def test_defaults_are_the_papers(self):
+        config = QRNNSeq2SeqConfig()
+        assert (config.encoder_layers, config.decoder_layers, config.hidden_size) == (4, 4, 320)
+        assert (config.encoder_kernel_size, config.kernel_sizes) == ([6, 2, 2, 2], [2, 2, 2, 2])
+        assert (config.encoder_reverse, config.attention_layers, config.num_attention_heads) == (True, "last", None)
+        assert config.is_encoder_decoder and config.use_cache
+
+    @pytest.mark.parametrize(
+        ("given", "derived"),
+        [
+            ({"encoder_bidirectional": True}, {"encoder_reverse": False, "use_cache": True}),
+            ({"encoder_reverse": False}, {"encoder_reverse": False}),
+            ({"encoder_layers": 1}, {"encoder_kernel_size": [6]}),
+            ({"encoder_kernel_size": 3}, {"encoder_kernel_size": 3}),
+            ({"decoder_layers": 3}, {"num_hidden_layers": 3, "layer_types": ["qrnn_v1"] * 3}),
+            ({"num_hidden_layers": 3}, {"decoder_layers": 3}),
+            ({"connection": "residual"}, {"norm": "rms_norm"}),
+            # the head has a way back to the embeddings, so the last layer keeps its width
+            ({"embedding_size": 8, "tie_word_embeddings": True, "decoder_layers": 1}, {"layer_sizes": [(8, 320)]}),
+        ],
+        ids=str,
+    )
+    def test_what_follows_from_what(self, given, derived):
+        config = QRNNSeq2SeqConfig(**given)
+        assert {name: getattr(config, name) for name in derived} == derived
+
+    @pytest.mark.parametrize(
+        ("name", "value", "allowed"),
+        [
+            *((name, value, "1") for name in ("encoder_layers", "vocab_size") for value in (0, -1)),
+            ("encoder_layers", "2", "int"),
+            ("encoder_kernel_size", "2", "int"),
+            ("encoder_bidirectional", "yes", "bool"),
+            ("encoder_reverse", "yes", "bool"),
+            ("attention_layers", "first", "'last', 'all'"),
+            ("num_attention_heads", 1.5, "int"),
+            ("attention_dropout", 1.0, "1.0"),
+            ("decoder_start_token_id", "0", "int"),
+        ],
+        ids=str,
+    )
+    def test_wrong_fields(self, name, value, allowed):
+        with pytest.raises(StrictDataclassFieldValidationError) as error:
+            QRNNSeq2SeqConfig(**{name: value})
+        message = str(error.value)
+        assert name in message and str(value) in message and allowed in message
+
+    @pytest.mark.parametrize("value", [0, "3", [2]])
+    def test_wrong_depths_of_the_decoder(self, value):
+        with pytest.raises(StrictDataclassFieldValidationError, match="num_hidden_layers"):
+            QRNNSeq2SeqConfig(decoder_layers=value)
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"encoder_kernel_size": [2, 2]}, ["`encoder_kernel_size`", "one per layer of the encoder (4)", "[2, 2]"]),
+            ({"encoder_kernel_size": 0}, ["`encoder_kernel_size`", "from 1 up", "got 0"]),
+            ({"encoder_kernel_size": []}, ["`encoder_kernel_size`", "one per layer", "got []"]),
+            ({"kernel_size": [2, 2]}, ["`kernel_size`", "one per layer (4)", "got [2, 2]"]),
+            ({"bidirectional": True, "use_cache": False}, ["`bidirectional`", "False", "`encoder_bidirectional`"]),
+            ({"encoder_bidirectional": True, "hidden_size": 7}, ["`hidden_size`", "even", "got 7"]),
+            ({"encoder_bidirectional": True, "encoder_reverse": True}, ["`encoder_reverse`", "False or None", "True"]),
+            ({"num_attention_heads": 3}, ["`num_attention_heads`", "divisor of hidden_size=320", "got 3"]),
+            ({"num_attention_heads": 0}, ["`num_attention_heads`", "got 0"]),
+            ({"intermediate_size": 8}, ["`intermediate_size`", "None unless connection='residual'", "got 8"]),
+        ],
+        ids=str,
+    )
+    def test_fields_that_do_not_fit(self, options, parts):
+        with pytest.raises(StrictDataclassClassValidationError) as error:
+            QRNNSeq2SeqConfig(**options)
+        assert all(part in str(error.value) for part in parts)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"encoder_layers": 2, "decoder_layers": 3, "kernel_size": [1, 2, 3], "encoder_kernel_size": 5},
+            {"encoder_bidirectional": True, "num_attention_heads": 4, "attention_layers": "all"},
+            {"encoder_reverse": False, "decoder_start_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0},
+            {"connection": "residual", "intermediate_size": 64, "tie_word_embeddings": True, "embedding_size": 16},
+        ],
+        ids=str,
+    )
+    def test_round_trips(self, options, tmp_path):
+        config = QRNNSeq2SeqConfig(**options)
+        config.save_pretrained(tmp_path)
+        for loaded in (QRNNSeq2SeqConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is QRNNSeq2SeqConfig
+            assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+        assert QRNNSeq2SeqConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+    def test_the_stacks(self):
+        config = QRNNSeq2SeqConfig(
+            vocab_size=10, embedding_size=4, hidden_size=6, encoder_layers=2, decoder_layers=3, connection="dense"
+        )
+        encoder = config.encoder_config()
+        assert (encoder.layer_sizes, encoder.kernel_sizes) == ([(4, 6), (10, 6)], [6, 2])
+        assert config.layer_sizes == [(4, 6), (10, 6), (16, 6)]
+        # What Transformers takes for the decoder, of which it makes caches.
+        assert config.get_text_config(decoder=True).layer_types == ["qrnn_v1"] * 3
+        model = QRNNForConditionalGeneration(config).model
+        for stack, described in ((model.encoder, encoder), (model.decoder, config)):
+            sizes = [(block.mixer.directions[0].input_size, 6) for block in stack.layers]
+            assert sizes == described.layer_sizes
+
+    def test_the_translation_model_of_the_paper_has_its_size(self):
+        with torch.device("meta"):
+            model = QRNNForConditionalGeneration(QRNNSeq2SeqConfig(vocab_size=187))
+        gates = 3 * 320
+        encoder = gates * (6 * 320 + 1) + 3 * gates * (2 * 320 + 1)
+        decoder = 4 * gates * (2 * 320 + 1 + 320) + 2 * 320 * 320
+        assert model.num_parameters() == 2 * 187 * 320 + encoder + decoder == 7_704_960
+
+
+# --- speech ----------------------------------------------------------------------------------------------------------
+
+
+def test_speech_defaults_build():
+    config = QRNNSpeechConfig()
+    assert (config.num_mel_bins, config.stride, config.temporal_pooling, config.use_cache) == (80, 2, None, False)
+    assert config.layer_sizes == [(640, 640), (640, 640)]
+
+
+@pytest.mark.parametrize(
+    ("options", "ratio"),
+    [
+        ({"stride": 1}, 1),
+        ({"stride": 3}, 3),
+        ({"stride": 3, "temporal_pooling_size": 4}, 3),  # without a pooling its size means nothing
+        ({"stride": 1, "temporal_pooling": "max"}, 2),
+        ({"stride": 3, "temporal_pooling": "average", "temporal_pooling_size": 4}, 12),
+    ],
+    ids=str,
+)
+def test_subsampling_ratio(options, ratio):
+    config = QRNNSpeechConfig(hop_length=80, **options)
+    assert (config.subsampling_ratio, config.inputs_to_logits_ratio) == (ratio, 80 * ratio)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *((name, 0, "1") for name in ("num_mel_bins", "hop_length", "stride", "temporal_pooling_size", "vocab_size")),
+        *((name, 0, "1") for name in ("mask_time_length", "mask_feature_length")),
+        *((name, 1.0, "1.0") for name in ("mask_time_prob", "mask_feature_prob")),
+        ("stride", [2, 2], "int"),
+        ("temporal_pooling", "min", "'max', 'average'"),
+        ("ctc_loss_reduction", "none", "'mean', 'sum'"),
+        ("ctc_zero_infinity", "yes", "bool"),
+        ("pad_token_id", None, "int"),
+        ("classifier_pooling", "first", "'last', 'max', 'mean', 'concat'"),
+    ],
+    ids=str,
+)
+def test_wrong_fields_of_speech(name, value, allowed):
+    with pytest.raises(StrictDataclassFieldValidationError) as error:
+        QRNNSpeechConfig(**{name: value})
+    assert all(part in str(error.value) for part in (name, str(value), allowed))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"pad_token_id": 32}, ["`pad_token_id`", "vocab_size - 1 = 31", "got 32"]),
+        ({"pad_token_id": -1}, ["`pad_token_id`", "got -1"]),
+        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "got 0"]),
+        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "got 1.0"]),
+        ({"bidirectional": True, "use_cache": True}, ["`use_cache`", "False or None", "got True"]),
+        ({"kernel_size": [2]}, ["`kernel_size`", "one per layer (2)"]),
+    ],
+    ids=str,
+)
+def test_fields_of_speech_that_do_not_fit(options, parts):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        QRNNSpeechConfig(**options)
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bidirectional": True},
+        {"stride": 4, "temporal_pooling": "max", "temporal_pooling_size": 3, "hop_length": 80, "num_mel_bins": 40},
+        {"mask_time_prob": 0.1, "mask_feature_prob": 0.2, "ctc_zero_infinity": True, "use_cache": True},
+    ],
+    ids=str,
+)
+def test_speech_files(options, tmp_path):
+    config = QRNNSpeechConfig(**options)
+    config.save_pretrained(tmp_path)
+    for loaded in (QRNNSpeechConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is QRNNSpeechConfig
+        assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+
+
+# --- time series -----------------------------------------------------------------------------------------------------
+
+COUNTS = {"distribution_output": "negative_binomial"}
+
+
+class TestTimeSeries:
+    def test_defaults_build(self):
+        config = QRNNTimeSeriesConfig()
+        assert (config.model_type, config.hidden_size, config.prediction_length) == ("qrnn_time_series", 128, 24)
+        assert config.quantiles == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        assert config.layer_types == ["qrnn_v1"] * 2
+
+    @pytest.mark.parametrize(
+        ("options", "has_own_channels"),
+        [
+            ({}, False),
+            ({"scaling": "last_std"}, False),
+            ({"scaling": "revin"}, True),
+            ({"channel_mode": "mixed"}, True),
+            ({"channel_embedding": True}, True),
+            ({"value_mean": [0.0]}, True),
+            ({"value_std": [1.0]}, True),
+        ],
+        ids=str,
+    )
+    def test_what_belongs_to_single_channels(self, options, has_own_channels):
+        assert QRNNTimeSeriesConfig(**options).has_own_channels is has_own_channels
+
+    @pytest.mark.parametrize(
+        ("name", "value", "allowed"),
+        [
+            *((name, 0, "1") for name in ("prediction_length", "num_input_channels", "patch_length")),
+            ("num_head_states", 0, "1"),
+            ("num_parallel_samples", 0, "1"),
+            ("num_time_features", -1, "0"),
+            ("huber_delta", 0.0, "greater than 0"),
+            ("channel_mode", "both", "'independent', 'mixed'"),
+            ("scaling", "max", "'mean', 'std', 'last', 'last_std', 'revin'"),
+            ("horizon", "recursive", "'direct', 'autoregressive'"),
+            ("loss", "crps", "'mse', 'mae', 'huber', 'nll', 'quantile'"),
+            ("distribution_output", "poisson", "'student_t', 'normal', 'negative_binomial'"),
+            ("context_length", "long", "int"),
+            ("value_std", ["wide"], "float"),
+        ],
+        ids=str,
+    )
+    def test_wrong_fields(self, name, value, allowed):
+        with pytest.raises(StrictDataclassFieldValidationError) as error:
+            QRNNTimeSeriesConfig(**{name: value})
+        assert name in str(error.value) and allowed in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"bidirectional": True}, ["`bidirectional`", "False", "got True"]),
+            ({"context_length": 0}, ["`context_length`", "at least 1 or None", "got 0"]),
+            ({"horizon": "autoregressive", "num_head_states": 2}, ["`num_head_states`", "must be 1", "got 2"]),
+            ({"channel_mode": "mixed", "channel_embedding": True}, ["`channel_embedding`", "False", "got True"]),
+            ({"value_mean": [1.0, 2.0]}, ["`value_mean`", "each of the 1 input channels", "got 2"]),
+            ({"value_std": [0.0]}, ["`value_std`", "above zero", "[0.0]"]),
+            ({"quantiles": [0.5, 0.1]}, ["`quantiles`", "rise within (0, 1)", "[0.5, 0.1]"]),
+            ({"quantiles": [0.5, 0.5]}, ["`quantiles`", "[0.5, 0.5]"]),
+            ({"quantiles": [0.0, 0.5]}, ["`quantiles`", "[0.0, 0.5]"]),
+            ({"quantiles": []}, ["`quantiles`", "[]"]),
+            (COUNTS, ["`scaling`", "'mean' or None", "got 'std'"]),
+            ({**COUNTS, "scaling": "mean", "value_mean": [1.0]}, ["`value_mean` None", "[1.0]"]),
+        ],
+        ids=str,
+    )
+    def test_fields_that_do_not_fit(self, options, parts):
+        with pytest.raises(StrictDataclassClassValidationError) as error:
+            QRNNTimeSeriesConfig(**options)
+        assert all(part in str(error.value) for part in parts)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"scaling": None, "context_length": 96, "num_time_features": 3},
+            {"value_mean": [1, 2.5], "value_std": [0.5, 3.0], "num_input_channels": 2},
+            {**COUNTS, "scaling": "mean"},
+            {"loss": "quantile", "quantiles": [0.05, 0.5, 0.95], "horizon": "autoregressive"},
+        ],
+        ids=str,
+    )
+    def test_round_trip(self, options, tmp_path):
+        config = QRNNTimeSeriesConfig(**options)
+        config.save_pretrained(tmp_path)
+        for loaded in (QRNNTimeSeriesConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is QRNNTimeSeriesConfig
+            assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+        assert QRNNTimeSeriesConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()

@@ -430,6 +430,42 @@ def test_gate_bias_acts_at_every_step(redraw, pooling, kernel_size, options):
         close(actual[row], own(x[row, None])[0][0])
 
 
+# --- return_ungated --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"causal": False}, {"zoneout": 0.3}], ids=str)
+def test_the_output_gate_and_what_it_lets_through(redraw, pooling, kernel_size, options):
+    """Apart they multiply to the output, with its gradients; the state that is carried stays what it is."""
+    layer = redraw(QRNNLayer(IN, HIDDEN, kernel_size, pooling, **options).double())
+    x, weights = draw(len(MASK), 8, IN), draw(len(MASK), 8, HIDDEN)
+    h, state = layer(x, attention_mask=MASK)
+    (c, o), same_state = layer(x, attention_mask=MASK, return_ungated=True)
+    close(c if o is None else o * c, h)
+    assert (o is None) == (pooling == "f")
+    assert not c[~MASK].any()
+    for actual, expected in zip(same_state or (), state or (), strict=True):
+        close(actual, expected)
+    if layer.causal and not layer.reverse:
+        for row in (1, 4):  # at the last real token the state is the carried one
+            close(c[row, MASK[row]][-1], state[0][row])
+    gradients = [
+        torch.autograd.grad((output * weights).sum(), list(layer.parameters()))
+        for output in (h, c if o is None else o * c)
+    ]
+    for actual, expected in zip(*gradients, strict=True):
+        close(actual, expected)
+
+
+def test_ungated_states_in_chunks_and_with_their_history(redraw, pooling):
+    layer = redraw(QRNNLayer(IN, HIDDEN, 3, pooling).double())
+    x = draw(2, 8, IN)
+    (whole, _), _ = layer(x, return_ungated=True)
+    (first, _), state = layer(x[:, :5], return_ungated=True)
+    (second, _), _, (history, _) = layer(x[:, 5:], state, return_ungated=True, return_history=True)
+    close(torch.cat([first, second], dim=1), whole)
+    close(history, second)
+
+
 # --- subsampling -----------------------------------------------------------------------------------------------------
 
 
@@ -799,6 +835,7 @@ def test_errors_of_a_layer(changed, message):
     [
         ({"stride": 2}, {"state": (torch.zeros(2, 4), torch.zeros(2, 3, 1))}, "`state` was given, but a subsampling"),
         ({"stride": 2}, {"segment_ids": torch.ones(2, 5)}, "`segment_ids` cannot be used in a subsampling layer"),
+        ({"stride": 2}, {"return_ungated": True}, "`return_ungated` must be False in a subsampling layer"),
         (
             {"stride": 2, "temporal_pooling": "max", "temporal_pooling_size": 4},
             {},

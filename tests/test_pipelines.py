@@ -13,20 +13,27 @@
 # limitations under the License.
 """Pipelines over saved models: what they return is what the model computes, and a batch changes nothing."""
 
+import json
 from itertools import groupby
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Wav2Vec2CTCTokenizer, pipeline
 
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNFeatureExtractor,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
+    QRNNForCTC,
     QRNNForMaskedLM,
     QRNNForSequenceClassification,
     QRNNForTokenClassification,
     QRNNModel,
+    QRNNProcessor,
+    QRNNSpeechConfig,
 )
 
 
@@ -168,3 +175,85 @@ def test_zero_shot_classification(make_pipeline, padding_side):
         assert dict(zip(result["labels"], result["scores"], strict=True)) == close(
             dict(zip(candidates, scores, strict=True))
         )
+
+
+# --- speech ---
+
+
+RATE = 8000
+RECORDINGS = [np.random.default_rng(n).normal(scale=0.1, size=n).astype(np.float32) for n in (5000, 1, 900, 7654)]
+
+
+@pytest.fixture
+def make_speech_pipeline(tmp_path, redraw):
+    """A pipeline over a folder with a wide random model and a processor, the model itself and the processor."""
+
+    def make(task: str, model_class: type, padding_side: str, **options):
+        tokens = ["<pad>", "|", *"abcde"]
+        vocabulary = tmp_path / "vocab.json"
+        vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+        options_of_tokens = {"bos_token": None, "eos_token": None, "unk_token": None, "padding_side": padding_side}
+        tokenizer = Wav2Vec2CTCTokenizer(vocabulary, **options_of_tokens)
+        extractor = QRNNFeatureExtractor(feature_size=8, sampling_rate=RATE, padding_side=padding_side)
+        processor = QRNNProcessor(extractor.fit(RECORDINGS, RATE), tokenizer)
+        sizes = {"num_mel_bins": 8, "hop_length": 80, "hidden_size": 8, "vocab_size": len(tokens), "stride": 3}
+        model = redraw(model_class(QRNNSpeechConfig(**sizes, **options)), std=1.5)
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        return pipeline(task, model=str(tmp_path)), model, processor
+
+    return make
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_automatic_speech_recognition(make_speech_pipeline, padding_side, bidirectional):
+    pipe, model, processor = make_speech_pipeline(
+        "automatic-speech-recognition", QRNNForCTC, padding_side, bidirectional=bidirectional
+    )
+    results = pipe(list(RECORDINGS), batch_size=len(RECORDINGS))
+    texts = []
+    for audio in RECORDINGS:
+        logits = model(**processor(audio=audio, sampling_rate=RATE, return_tensors="pt")).logits[0]
+        texts.append(processor.decode(logits.argmax(dim=-1)))
+    assert [result["text"] for result in results] == texts
+    assert max(map(len, texts)) > 3
+    stereo = {"raw": np.stack([RECORDINGS[0], RECORDINGS[0]]), "sampling_rate": RATE}  # the pipeline mixes it
+    assert pipe(stereo)["text"] == texts[0]
+
+
+@torch.no_grad()
+def test_time_stamps(make_speech_pipeline):
+    pipe, model, processor = make_speech_pipeline("automatic-speech-recognition", QRNNForCTC, "right")
+    chunks = pipe(RECORDINGS[0], return_timestamps="char")["chunks"]
+    tokens = model(**processor(audio=RECORDINGS[0], sampling_rate=RATE, return_tensors="pt")).logits[0].argmax(dim=-1)
+    step = 3 * 0.01  # seconds
+    begins = [index for index, token in enumerate(tokens) if token and (index == 0 or token != tokens[index - 1])]
+    assert [chunk["timestamp"][0] for chunk in chunks] == close([step * begin for begin in begins])
+
+
+def test_recognition_in_overlapping_windows(make_speech_pipeline):
+    """The windows' edges fall between steps, so that each step is counted once."""
+    pipe, model, _ = make_speech_pipeline("automatic-speech-recognition", QRNNForCTC, "right")
+    tokens = []
+    pipe.tokenizer.decode = lambda items, **kwargs: tokens.append(len(items)) or ""
+    samples = 30 * model.config.inputs_to_logits_ratio
+    pipe(np.zeros(samples, dtype=np.float32), chunk_length_s=12 * 240 / RATE, stride_length_s=3 * 240 / RATE)
+    assert tokens == [30]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classifier_pooling", ["last", "concat"])
+def test_audio_classification(make_speech_pipeline, padding_side, classifier_pooling):
+    pipe, model, processor = make_speech_pipeline(
+        "audio-classification",
+        QRNNForAudioClassification,
+        padding_side,
+        bidirectional=True,
+        classifier_pooling=classifier_pooling,
+        **names(LABELS),
+    )
+    for audio, result in zip(RECORDINGS, pipe(list(RECORDINGS), batch_size=3, top_k=None), strict=True):
+        inputs = processor(audio=audio, sampling_rate=RATE, return_tensors="pt")
+        scores = model(**inputs).logits[0].softmax(dim=-1).tolist()
+        assert {entry["label"]: entry["score"] for entry in result} == close(dict(zip(LABELS, scores, strict=True)))

@@ -26,16 +26,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
     DynamicCache,
+    Wav2Vec2CTCTokenizer,
+    pipeline,
 )
 from transformers.dynamic_module_utils import check_imports, get_class_from_dynamic_module, get_relative_imports
 
@@ -48,6 +56,12 @@ AUTO_CLASSES = {
     "masked": AutoModelForMaskedLM,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
+}
+
+SPEECH_AUTO_CLASSES = {
+    "base": AutoModel,
+    "ctc": AutoModelForCTC,
+    "classification": AutoModelForAudioClassification,
 }
 
 GENERATION_MODES = {
@@ -68,6 +82,17 @@ def make_batch() -> dict[str, torch.Tensor]:
 def generate(model, **options) -> torch.Tensor:
     tokens = torch.tensor([[3, 4, 5, 3, 4, 5, 3, 4]])
     return model.generate(tokens, do_sample=False, max_new_tokens=20, **options)
+
+
+@torch.no_grad()
+def seq2seq_outputs(model) -> list[torch.Tensor]:
+    batch, modes = make_batch(), [{}, {"use_cache": False}, {"num_beams": 3}, {"cache_implementation": "static"}]
+    generated = [model.generate(**batch, do_sample=False, max_new_tokens=9, **options) for options in modes]
+    return [model(**batch, decoder_input_ids=batch["input_ids"]).logits, *generated]
+
+
+def make_audio() -> np.ndarray:
+    return np.random.default_rng(0).normal(scale=0.1, size=4000)
 
 
 # --- what is written ---
@@ -113,12 +138,36 @@ def test_each_head_is_saved_with_code_and_the_whole_auto_map(models, tmp_path):
             assert file.read_text() == (PACKAGE / file.name).read_text()
 
 
+@pytest.fixture
+def seq2seq(redraw):
+    """An encoder-decoder with all that the paper's has not."""
+    from modeling_qrnn import QRNNForConditionalGeneration, QRNNSeq2SeqConfig
+
+    sizes = {"vocab_size": 30, "hidden_size": 8, "encoder_layers": 2, "decoder_layers": 3, "kernel_size": 3}
+    attention = {"num_attention_heads": 2, "attention_layers": "all", "encoder_bidirectional": True}
+    modern = {"connection": "residual", "embedding_size": 6, "intermediate_size": 10, "tie_word_embeddings": True}
+    tokens = {"pad_token_id": 0, "decoder_start_token_id": 1}
+    return redraw(QRNNForConditionalGeneration(QRNNSeq2SeqConfig(**sizes, **attention, **modern, **tokens)))
+
+
+def test_encoder_decoder_is_saved_with_code_and_the_whole_auto_map(seq2seq, tmp_path):
+    seq2seq.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_qrnn.QRNNSeq2SeqConfig",
+        "AutoModel": "modeling_qrnn_seq2seq.QRNNSeq2SeqModel",
+        "AutoModelForSeq2SeqLM": "modeling_qrnn_seq2seq.QRNNForConditionalGeneration",
+    }
+    saved = {file.name: file.read_text() for file in tmp_path.glob("*.py")}
+    assert {"modeling_qrnn_seq2seq.py", "modeling_qrnn.py", "configuration_qrnn.py"} <= set(saved)
+    assert all(text == (PACKAGE / name).read_text() for name, text in saved.items())
+
+
 def test_config_alone_is_saved_with_its_code(models, tmp_path):
     models["base"].config.save_pretrained(tmp_path)
     assert [file.name for file in tmp_path.glob("*.py")] == ["configuration_qrnn.py"]
 
 
-FILES = sorted(PACKAGE.glob("*_qrnn.py"))
+FILES = sorted({*PACKAGE.glob("*_qrnn.py"), *PACKAGE.glob("modeling_qrnn_*.py")})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -131,6 +180,45 @@ def test_file_follows_the_rules_of_remote_code(file):
     assert sorted(get_relative_imports(file)) == sorted({node.module for node in relative})
     assert {f"{node.module}.py" for node in relative} <= {path.name for path in FILES}
     check_imports(file)  # that no package is missing
+
+
+@pytest.fixture
+def saved_speech(redraw, tmp_path):
+    """The folders of speech models and their processor, with what they compute."""
+    from modeling_qrnn import (
+        QRNNFeatureExtractor,
+        QRNNForAudioClassification,
+        QRNNForCTC,
+        QRNNProcessor,
+        QRNNSpeechConfig,
+        QRNNSpeechModel,
+    )
+
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(["<pad>", "|", *"abcd"])}))
+    tokenizer = Wav2Vec2CTCTokenizer(vocabulary, bos_token=None, eos_token=None, unk_token=None)
+    processor = QRNNProcessor(QRNNFeatureExtractor(feature_size=8, sampling_rate=8000).fit([make_audio()]), tokenizer)
+    sizes = {"num_mel_bins": 8, "hop_length": 80, "hidden_size": 8, "vocab_size": 6, "num_labels": 3}
+    classes = {"base": QRNNSpeechModel, "ctc": QRNNForCTC, "classification": QRNNForAudioClassification}
+    inputs, expected = processor(audio=make_audio(), sampling_rate=8000, return_tensors="pt"), {}
+    for name, model_class in classes.items():
+        model = redraw(model_class(QRNNSpeechConfig(**sizes, connection="residual", temporal_pooling="max")), std=1.0)
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            expected[name] = model(**inputs)[0]
+    torch.save(expected, tmp_path / "expected.pt")
+    return tmp_path
+
+
+def test_speech_is_saved_with_code_and_the_whole_auto_map(saved_speech):
+    for name in SPEECH_AUTO_CLASSES:
+        auto_map = json.loads((saved_speech / name / "config.json").read_text())["auto_map"]
+        assert set(auto_map) == {"AutoConfig"} | {each.__name__ for each in SPEECH_AUTO_CLASSES.values()}
+        processor = json.loads((saved_speech / name / "processor_config.json").read_text())
+        references = [*auto_map.values(), processor["auto_map"]["AutoProcessor"]]
+        for module, class_name in (reference.split(".") for reference in references):
+            assert f"class {class_name}(" in (saved_speech / name / f"{module}.py").read_text()
 
 
 # --- in processes of their own ---
@@ -150,9 +238,10 @@ def run(function, folder: Path, *python_options: str) -> None:
 
 
 @pytest.fixture
-def saved_models(models, tmp_path):
+def saved_models(models, seq2seq, tmp_path):
     """The folder of the models, with what they compute."""
-    expected = {}
+    seq2seq.save_pretrained(tmp_path / "seq2seq")
+    expected = {"seq2seq": seq2seq_outputs(seq2seq)}
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         with torch.no_grad():
@@ -164,6 +253,10 @@ def saved_models(models, tmp_path):
 
 def test_without_the_package(saved_models):
     run(without_the_package, saved_models, "-I")
+
+
+def test_speech_without_the_package(saved_speech):
+    run(speech_without_the_package, saved_speech, "-I")
 
 
 def test_beside_the_package_loaded_first(saved_models):
@@ -199,11 +292,63 @@ def without_the_package(folder: Path) -> None:
     check_chunks(model, lambda cache: cache)
     check_chunks(model, lambda cache: pickle.loads(pickle.dumps(cache)))
 
+    check_encoder_decoder(folder, expected["seq2seq"])
+
     # The whole auto_map is there: a language model's folder serves the other heads too.
     for name in ("base", "sequence", "token"):
         other = load(AUTO_CLASSES[name], folder / "causal")
         body = other if name == "base" else other.model
         assert torch.equal(body.embed_tokens.weight, model.model.embed_tokens.weight)
+
+
+def check_encoder_decoder(folder: Path, expected: list[torch.Tensor]) -> None:
+    model = load(AutoModelForSeq2SeqLM, folder / "seq2seq")
+    assert type(model).__module__.startswith("transformers_modules.")
+    model.save_pretrained(folder / "again" / "seq2seq")
+    assert sorted(os.listdir(folder / "again" / "seq2seq")) == sorted(os.listdir(folder / "seq2seq"))
+    again = load(AutoModelForSeq2SeqLM, folder / "again" / "seq2seq")
+    for copied in (model, again, pickle.loads(pickle.dumps(model))):
+        outputs = seq2seq_outputs(copied)
+        assert all(torch.equal(one, two) for one, two in zip(outputs, expected, strict=True))
+    body, batch = load(AutoModel, folder / "seq2seq"), make_batch()
+    ids = batch["input_ids"]
+    assert torch.equal(
+        body(**batch, decoder_input_ids=ids).last_hidden_state, model.model(**batch, decoder_input_ids=ids)[0]
+    )
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-2)
+    before = model(**batch, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    assert model(**batch, labels=ids).loss < before
+
+
+def speech_without_the_package(folder: Path) -> None:
+    sys.modules["modeling_qrnn"] = None
+    audio, expected = make_audio(), torch.load(folder / "expected.pt")
+    for name, auto_class in SPEECH_AUTO_CLASSES.items():
+        model = load(auto_class, folder / name)
+        assert type(model).__module__.startswith("transformers_modules.")
+        processor = AutoProcessor.from_pretrained(folder / name, trust_remote_code=True)
+        extractor = AutoFeatureExtractor.from_pretrained(folder / name, trust_remote_code=True)
+        for inputs in (processor(audio=audio, return_tensors="pt"), extractor(audio, return_tensors="pt")):
+            with torch.no_grad():
+                assert torch.equal(model(**inputs)[0], expected[name]), name
+        for part in (model, processor):
+            part.save_pretrained(folder / "again" / name)
+        assert sorted(os.listdir(folder / "again" / name)) == sorted(os.listdir(folder / name)), name
+        with torch.no_grad():
+            assert torch.equal(load(auto_class, folder / "again" / name)(**inputs)[0], expected[name]), name
+
+    text = processor.decode(expected["ctc"][0].argmax(dim=-1))
+    assert len(text) > 2
+    transcriber = processor.transcriber(load(AutoModelForCTC, folder / "ctc"))
+    assert "".join(map(transcriber.push, np.split(audio, 8))) + transcriber.finish() == text
+    options = {"model": str(folder / "ctc"), "trust_remote_code": True}
+    assert pipeline("automatic-speech-recognition", **options)(audio) == {"text": text}
+    scores = expected["classification"][0].softmax(dim=-1)
+    options = {"model": str(folder / "classification"), "trust_remote_code": True}
+    best = pipeline("audio-classification", **options)(audio)[0]
+    assert best["label"] == f"LABEL_{int(scores.argmax())}" and abs(best["score"] - float(scores.max())) < 1e-5
 
 
 def package_then_remote(folder: Path) -> None:

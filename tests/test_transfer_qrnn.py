@@ -13,6 +13,8 @@
 # limitations under the License.
 """modeling_qrnn/transfer_qrnn.py: learning rates by level, and unfreezing level by level."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -109,6 +111,32 @@ def test_levels_join_one_after_another(tmp_path):
     assert resumed.changed == expected[5:]
     for name, parameter in again.model.named_parameters():
         assert torch.equal(parameter, trainer.model.get_parameter(name)), name
+
+
+def test_what_was_frozen_before_stays_so(tmp_path):
+    model = make_classifier()
+    model.model.embed_tokens.requires_grad_(False)
+    recorder = Recorder()
+    fine_tune(model, tmp_path, [GradualUnfreezing(0.5), recorder], epochs=4, save_strategy="no").train()
+    assert [sum(levels) for levels in recorder.changed] == [1, 2, 3, 4, 4, 4, 4, 4]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["model.embed_tokens.weight"]
+
+
+def test_several_processes_are_refused(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    several = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="one process, got 2"):
+        GradualUnfreezing().on_train_begin(several, None, None, model=make_classifier())
+    GradualUnfreezing().on_train_begin(args, None, None, model=make_classifier())
+
+
+@pytest.mark.parametrize("epochs_per_level", [0.3, 1 / 3, 0.7, 1, 2])
+def test_levels_join_on_time(epochs_per_level):
+    model = QRNNForSequenceClassification(QRNNConfig(vocab_size=5, hidden_size=2, num_hidden_layers=40))
+    for level in range(40):
+        GradualUnfreezing(epochs_per_level).unfreeze(model, level * epochs_per_level)
+        assert sum(group[0].requires_grad for group in parameter_levels(model)) == level + 1
 
 
 def test_slower_and_faster_unfreezing(tmp_path):

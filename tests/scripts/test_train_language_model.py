@@ -26,7 +26,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, get_token
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -114,14 +114,34 @@ def test_card_and_curve(run, capsys):
 
 
 def test_the_card_is_pushed_last(run, monkeypatch):
-    """Trainer pushes a card of its own."""
+    """Trainer writes and pushes a card of its own; ours is the one that stays, and no file holds the secret."""
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
     calls = []
+
+    def push_all(self, **_):
+        Path(self.args.output_dir, "README.md").write_text("the card of Trainer")
+        calls.append("everything")
+
+    def push_card(self, name):
+        calls.append(f"card of {name} by {get_token()}")
+
     monkeypatch.setattr(QRNNTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(QRNNTrainer, "_push_from_checkpoint", lambda self, folder: None)
-    monkeypatch.setattr(QRNNTrainer, "push_to_hub", lambda self, **_: calls.append("everything"))
-    monkeypatch.setattr(ModelCard, "push_to_hub", lambda self, name: calls.append(f"card of {name}"))
-    run("--push-to-hub", "--max-steps", "1")
-    assert calls[-2:] == ["everything", "card of me/my-model"]
+    monkeypatch.setattr(QRNNTrainer, "push_to_hub", push_all)
+    monkeypatch.setattr(ModelCard, "push_to_hub", push_card)
+    _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--max-steps", "1")
+    assert calls[-2:] == ["everything", "card of me/my-model by hf_secret"]
+    assert (folder / "README.md").read_text() != "the card of Trainer"
+    assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
+
+
+def test_a_finished_run_is_reported_elsewhere(run):
+    """What changes nothing in the result may change between a run and its continuation; so may the folder's place."""
+    _, folder = run("--max-steps", "2")
+    scores = (folder / "scores.json").read_text()
+    moved = folder.rename(folder.with_name("moved"))
+    run("--max-steps", "2", "--logging-steps", "1", "--save-total-limit", "3", output="moved")
+    assert (moved / "scores.json").read_text() == scores
 
 
 def test_options_override_the_recipe(run):
@@ -228,6 +248,15 @@ MISTAKES = {
     "no recipe": (["none.yaml"], "there is no file 'none.yaml'"),
     "recipe of no settings": (["text.txt"], "not a list of `name: value`"),
     "unknown key": (["unknown.yaml"], "unknown.yaml: unknown keys: learning_rte"),
+    "a name twice": (["twice.yaml"], "twice.yaml: names that stand twice: seed"),
+    "a number that is none": (["fraction.yaml"], "argument --max_steps/--max-steps: invalid int value: '6.0'"),
+    "no such choice": (["choice.yaml"], "argument --layout: invalid choice: 'stream'"),
+    "two validation splits": (
+        ["recipe.yaml", "--validation-file", "text.txt"],
+        "--validation-share must be 0: the data have a validation split of their own",
+    ),
+    "too small a window": (["recipe.yaml", "--zero-state-window", "1"], "--zero-state-window must be at least 2"),
+    "nothing to predict": (["recipe.yaml", "--test-file", "empty.txt"], "the test split has no two tokens in a row"),
     "unknown option": (["recipe.yaml", "--learning-rte", "1"], "unrecognized arguments: --learning-rte"),
     "wrong value": (["wrong.yaml"], "argument --max_steps/--max-steps: invalid int value: 'many'"),
     "arguments that do not fit": (["recipe.yaml", "--non-monotone", "3"], "`non_monotone` must be"),
@@ -266,9 +295,12 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
         "bare": bare,
         "unknown": {**RECIPE, "learning_rte": 1},
         "wrong": {**RECIPE, "max_steps": "many"},
+        "fraction": {**RECIPE, "max_steps": 6.0},
+        "choice": {**RECIPE, "layout": "stream"},
     }
     for name, recipe in recipes.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
     options, message = MISTAKES[mistake]
     with pytest.raises(SystemExit) as stopped:
         train_language_model.main(options)

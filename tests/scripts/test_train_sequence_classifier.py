@@ -27,7 +27,7 @@ import pytest
 import torch
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, get_token
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
@@ -149,14 +149,25 @@ def test_the_best_checkpoint_is_kept(run):
 
 
 def test_the_card_is_pushed_last(run, monkeypatch):
-    """Trainer pushes a card of its own."""
+    """Trainer writes and pushes a card of its own; ours is the one that stays, and no file holds the secret."""
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
     calls = []
+
+    def push_all(self, **_):
+        Path(self.args.output_dir, "README.md").write_text("the card of Trainer")
+        calls.append("everything")
+
+    def push_card(self, name):
+        calls.append(f"card of {name} by {get_token()}")
+
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
-    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **_: calls.append("everything"))
-    monkeypatch.setattr(ModelCard, "push_to_hub", lambda self, name: calls.append(f"card of {name}"))
-    run("--push-to-hub", "--num-train-epochs", "1")
-    assert calls[-2:] == ["everything", "card of me/my-model"]
+    monkeypatch.setattr(Trainer, "push_to_hub", push_all)
+    monkeypatch.setattr(ModelCard, "push_to_hub", push_card)
+    _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--num-train-epochs", "1")
+    assert calls[-2:] == ["everything", "card of me/my-model by hf_secret"]
+    assert (folder / "README.md").read_text() != "the card of Trainer"
+    assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "character", "bpe"])
@@ -405,7 +416,11 @@ MISTAKES = {
     "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
     "not JSON": (["--train-file", "broken.jsonl"], "broken.jsonl: "),
     "no validation": (["--validation-file", "none.csv"], "there is no file 'none.csv'"),
-    "few of a label": (["--train-file", "few.csv", "--validation-share", "0.5"], "--validation-share 0.5: "),
+    "few of a label": (
+        ["bare.yaml", "--train-file", "few.csv", "--validation-share", "0.5"],
+        "--validation-share 0.5: ",
+    ),
+    "two validation splits": (["--validation-share", "0.5"], "--validation-share must be 0"),
     "fold beyond folds": (["--fold", "3"], "--fold must be one of the 0 of --folds, from 1, got 3"),
     "folds with a test": (
         ["--folds", "3", "--validation-share", "0.1"],
@@ -447,9 +462,11 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]}, features=features).to_parquet("hidden.parquet")
     files = {f"{split}_file": f"{split}.csv" for split in ("train", "validation", "test")}
     Path("recipe.yaml").write_text(yaml.safe_dump({**files, **RECIPE}))
+    Path("bare.yaml").write_text(yaml.safe_dump(RECIPE))
     options, message = MISTAKES[mistake]
+    recipe = [] if options[0].endswith(".yaml") else ["recipe.yaml"]
     with pytest.raises(SystemExit) as stopped:
-        train_sequence_classifier.main(["recipe.yaml", *options])
+        train_sequence_classifier.main([*recipe, *options])
     line = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err.rstrip("\n")
     assert message in line
     assert "\n" not in line

@@ -15,8 +15,8 @@
 
 The numbers are those of the catalogue of bugs: 1 causality, 2 one function, 3 pads, 4 the convolution's tail,
 5 outputs at pads, 6 rows of pads, 7 the recurrence on c, 8 the state that is returned, 9 zoneout, 10 dropout between
-layers, 11 weight drop, 12 two directions, 13 batch and beams, 14 gradients through the state, 16 short and small
-chunks, 17 number formats, 18 gradients, 19 imports, 20 saving and loading.
+layers, 11 weight drop, 12 two directions, 13 batch and beams, 14 gradients through the state, 15 the decoder of the
+encoder-decoder, 16 short and small chunks, 17 number formats, 18 gradients, 19 imports, 20 saving and loading.
 """
 
 import os
@@ -32,6 +32,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 POOLING, LAYERS, CACHE, MODEL = (f"{name}_qrnn.py" for name in ("pooling", "layers", "cache", "modeling"))
+SEQ2SEQ = "modeling_qrnn_seq2seq.py"
 NUMBA, TRITON = (f"pooling_{name}_qrnn.py" for name in ("numba", "triton"))
 
 
@@ -381,6 +382,56 @@ MUTATIONS = [
         "test_pooling_triton_qrnn.py::test_poolings_and_activations",
     ),
     Mutation(
+        15,
+        "the gates share what the source adds",
+        SEQ2SEQ,
+        "gate_bias = self.source_proj(encoder_state)",
+        "gate_bias = self.source_proj(encoder_state)\n"
+        "        width = self.directions[0].hidden_size\n"
+        "        gate_bias = gate_bias[:, :width].repeat(1, gate_bias.shape[1] // width)",
+        "test_modeling_qrnn_seq2seq.py::test_the_equations",
+    ),
+    Mutation(
+        15,
+        "the encoder's last state is that of the last column",
+        SEQ2SEQ,
+        'return read_out(mixed, is_real, "last", self.bidirectional)',
+        'return read_out(mixed, None, "last", self.bidirectional)',
+        "test_modeling_qrnn_seq2seq.py::test_the_equations",
+    ),
+    Mutation(
+        15,
+        "the attention sees the source's pads",
+        SEQ2SEQ,
+        "if encoder_mask is not None:",
+        "if False:",
+        "test_modeling_qrnn_seq2seq.py::test_the_equations",
+    ),
+    Mutation(
+        15,
+        "the query has gone through the output gate",
+        SEQ2SEQ,
+        "queries = self._heads(self.q_proj(c) if self.is_projected else c)",
+        "c = c if o is None else o * c\n        queries = self._heads(self.q_proj(c) if self.is_projected else c)",
+        "test_modeling_qrnn_seq2seq.py::test_the_equations",
+    ),
+    Mutation(
+        15,
+        "each step works out the source anew, from a cache that grows",
+        SEQ2SEQ,
+        "past_key_values.is_updated[self.layer_idx] = True",
+        "past_key_values.is_updated[self.layer_idx] = None",
+        "test_modeling_qrnn_seq2seq.py::test_the_source_is_read_once",
+    ),
+    Mutation(
+        15,
+        "the labels are shifted twice",
+        SEQ2SEQ,
+        '"shift_labels": labels}',
+        '"shift_labels": None}',
+        "test_modeling_qrnn_seq2seq.py::test_loss",
+    ),
+    Mutation(
         16,
         "a chunk shorter than the window forgets what was carried",
         LAYERS,
@@ -510,8 +561,8 @@ MUTATIONS = [
         20,
         "a width that equals the default's is not saved",
         "configuration_qrnn.py",
-        '    keys_to_ignore_at_inference = ["past_key_values"]\n',
-        '    keys_to_ignore_at_inference = ["past_key_values"]\n\n'
+        '    model_type = "qrnn"\n',
+        '    model_type = "qrnn"\n\n'
         "    def to_diff_dict(self):\n"
         "        default = {**type(self)().to_dict(), 'model_type': None}\n"
         "        return {name: value for name, value in self.to_dict().items() if value != default.get(name)}\n",
@@ -521,8 +572,8 @@ MUTATIONS = [
         20,
         "the state in a file has no window",
         CACHE,
-        'layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state"), num_tokens=length)',
-        'layer.update_conv_state(file.get_tensor(f"layers.{index}.conv_state") * 0, num_tokens=length)',
+        "layer.update_conv_state(conv_state, num_tokens=int(length))",
+        "layer.update_conv_state(conv_state * 0, num_tokens=int(length))",
         "test_cache_qrnn.py::TestFiles::test_round_trip",
     ),
 ]

@@ -49,11 +49,22 @@ UNDISTRIBUTED = {
 
 # Where the common tests look up, by name, what a class is for. The Auto classes' `register` does not fill these.
 CLASS_NAMES = {
-    "MODEL_MAPPING_NAMES": "QRNNModel",
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "QRNNForCausalLM",
-    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "QRNNForMaskedLM",
-    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "QRNNForSequenceClassification",
-    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "QRNNForTokenClassification",
+    "qrnn": {
+        "MODEL_MAPPING_NAMES": "QRNNModel",
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "QRNNForCausalLM",
+        "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "QRNNForMaskedLM",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "QRNNForSequenceClassification",
+        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "QRNNForTokenClassification",
+    },
+    "qrnn_seq2seq": {
+        "MODEL_MAPPING_NAMES": "QRNNSeq2SeqModel",
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "QRNNForConditionalGeneration",
+    },
+    "qrnn_speech": {
+        "MODEL_MAPPING_NAMES": "QRNNSpeechModel",
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES": "QRNNForAudioClassification",
+        "MODEL_FOR_CTC_MAPPING_NAMES": "QRNNForCTC",
+    },
 }
 
 MARKERS = (
@@ -100,5 +111,6 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def class_names(monkeypatch):
-    for table, name in CLASS_NAMES.items():
-        monkeypatch.setitem(getattr(modeling_auto, table), "qrnn", name)
+    for model_type, names in CLASS_NAMES.items():
+        for table, name in names.items():
+            monkeypatch.setitem(getattr(modeling_auto, table), model_type, name)

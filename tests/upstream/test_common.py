@@ -18,16 +18,30 @@ import unittest
 import torch
 from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
-from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.test_modeling_common import (
+    ModelTesterMixin,
+    floats_tensor,
+    ids_tensor,
+    random_attention_mask,
+)
+from transformers_tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNFeatureExtractor,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNForCTC,
     QRNNForMaskedLM,
     QRNNForSequenceClassification,
     QRNNForTokenClassification,
     QRNNModel,
+    QRNNSeq2SeqConfig,
+    QRNNSeq2SeqModel,
+    QRNNSpeechConfig,
+    QRNNSpeechModel,
 )
 
 
@@ -94,3 +108,151 @@ class QRNNBidirectionalModelTest(CommonTests, unittest.TestCase):
 
     all_model_classes = (QRNNModel, QRNNForMaskedLM, QRNNForSequenceClassification, QRNNForTokenClassification)
     model_tester = QRNNModelTester(QRNNForMaskedLM, bidirectional=True, connection="dense", initializer_range=WIDE)
+
+
+class QRNNSeq2SeqModelTester(QRNNModelTester):
+    """Likewise of the encoder-decoder."""
+
+    encoder_seq_length = 9
+    decoder_seq_length = QRNNModelTester.seq_length  # which labels have
+    encoder_layers = decoder_layers = QRNNModelTester.num_hidden_layers
+
+    def get_config(self) -> QRNNSeq2SeqConfig:
+        return QRNNSeq2SeqConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            encoder_layers=self.encoder_layers,
+            decoder_layers=self.decoder_layers,
+            pad_token_id=0,
+            decoder_start_token_id=1,
+            **self.options,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[QRNNSeq2SeqConfig, dict[str, torch.Tensor]]:
+        source, target = (self.batch_size, self.encoder_seq_length), (self.batch_size, self.decoder_seq_length)
+        return self.get_config(), {
+            "input_ids": ids_tensor(source, self.vocab_size),
+            "attention_mask": random_attention_mask(source),
+            "decoder_input_ids": ids_tensor(target, self.vocab_size),
+            "decoder_attention_mask": random_attention_mask(target),
+        }
+
+
+class QRNNSeq2SeqModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    """The encoder-decoder of the paper."""
+
+    has_attentions = False
+    is_encoder_decoder = True
+    all_model_classes = (QRNNSeq2SeqModel, QRNNForConditionalGeneration)
+    model_tester = QRNNSeq2SeqModelTester(QRNNForConditionalGeneration)
+
+    def test_config(self):
+        properties = ["hidden_size", "num_hidden_layers", "decoder_layers"]
+        ConfigTester(
+            self, QRNNSeq2SeqConfig, common_properties=properties, **self.model_tester.options
+        ).run_common_tests()
+
+
+class QRNNSeq2SeqResidualModelTest(QRNNSeq2SeqModelTest):
+    """The modern one."""
+
+    model_tester = QRNNSeq2SeqModelTester(
+        QRNNForConditionalGeneration,
+        connection="residual",
+        intermediate_size=48,
+        encoder_bidirectional=True,
+        num_attention_heads=4,
+        attention_layers="all",
+        tie_word_embeddings=True,
+        embedding_size=24,
+    )
+
+
+# --- speech ---
+
+
+class QRNNSpeechModelTester:
+    """A tiny model that reads audio and a batch for it."""
+
+    batch_size = 3
+    num_frames = 14
+    is_training = True
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_mel_bins = 12
+
+    def __init__(self, **options):
+        self.options = options
+        self.seq_length = -(-self.num_frames // self.get_config().subsampling_ratio)  # of the hidden states
+
+    def get_config(self) -> QRNNSpeechConfig:
+        return QRNNSpeechConfig(
+            num_mel_bins=self.num_mel_bins,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_labels=3,
+            vocab_size=20,
+            **self.options,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[QRNNSpeechConfig, dict[str, torch.Tensor]]:
+        shape = (self.batch_size, self.num_frames)
+        inputs = {
+            "input_features": floats_tensor([*shape, self.num_mel_bins]),
+            "attention_mask": random_attention_mask(shape),
+        }
+        return self.get_config(), inputs
+
+
+class QRNNSpeechModelTest(ModelTesterMixin, unittest.TestCase):
+    """One direction, the paper's stack."""
+
+    all_model_classes = (QRNNSpeechModel, QRNNForCTC, QRNNForAudioClassification)
+    model_tester = QRNNSpeechModelTester()
+    has_attentions = False
+    test_resize_embeddings = False
+
+    @unittest.skip("a model that reads audio embeds no words")
+    def test_model_get_set_embeddings(self):
+        pass
+
+    def test_config(self):
+        properties = ["hidden_size", "num_hidden_layers"]
+        ConfigTester(
+            self, QRNNSpeechConfig, common_properties=properties, **self.model_tester.options
+        ).run_common_tests()
+
+
+class QRNNBidirectionalSpeechModelTest(QRNNSpeechModelTest):
+    """Both directions, in residual blocks, behind a front end that pools."""
+
+    model_tester = QRNNSpeechModelTester(
+        bidirectional=True,
+        connection="residual",
+        intermediate_size=48,
+        temporal_pooling="max",
+        classifier_pooling="max",
+    )
+
+
+class QRNNFeatureExtractorTester:
+    batch_size = 7
+    feature_size = 12
+    min_seq_length = 40
+    seq_length_diff = 23
+    max_seq_length = 200
+
+    def prepare_feat_extract_dict(self) -> dict:
+        return {"feature_size": self.feature_size, "sampling_rate": 16_000, "mean": -5.0, "std": [2.0] * 12}
+
+    def prepare_inputs_for_common(self, equal_length: bool = False, numpify: bool = False) -> list:
+        lengths = list(range(self.min_seq_length, self.max_seq_length, self.seq_length_diff))
+        if equal_length:
+            lengths = [self.max_seq_length] * self.batch_size
+        inputs = [floats_tensor([length, self.feature_size]).numpy() for length in lengths]
+        return inputs if numpify else [frames.tolist() for frames in inputs]
+
+
+class QRNNFeatureExtractionTest(SequenceFeatureExtractionTestMixin, unittest.TestCase):
+    feature_extraction_class = QRNNFeatureExtractor
+    feat_extract_tester = QRNNFeatureExtractorTester()

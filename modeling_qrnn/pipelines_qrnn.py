@@ -1,0 +1,585 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pipelines for any model that fits them.
+
+`translation` and `summarization`, which Transformers 5 dropped; and `time-series-forecasting`, from a pandas frame to
+a frame of forecasts, with a plot of them.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.pipelines import Pipeline
+
+
+class Seq2SeqPipeline(Pipeline):
+    """What both pipelines share: a text in, `generate`, and a text out, under the key of the task.
+
+    In a process without the package, a model that was saved by `pipe.save_pretrained(folder)` brings the pipeline:
+    `pipeline("translation", model=folder, trust_remote_code=True)`. Such a folder says that it has a pipeline of its
+    own, so with the package too either that option is needed or `pipeline_class=TranslationPipeline`, which runs no
+    code of the folder.
+    """
+
+    return_name: str
+    _pipeline_calls_generate = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
+
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any):
+        if not (model.can_generate() and model.config.is_encoder_decoder):
+            raise ValueError(
+                "`model` must be one from text to text that generates, as `AutoModelForSeq2SeqLM` loads it, got "
+                f"{type(model).__name__}"
+            )
+        super().__init__(model, *args, **kwargs)
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Turn texts into texts.
+
+        Args:
+            inputs: a text, a list of texts, or a generator or dataset of them.
+            kwargs: `truncation`, as of the tokenizer; `prefix`, put before each text; `return_tensors=True` for token
+                ids in place of texts; `clean_up_tokenization_spaces`, as of the tokenizer; `batch_size`; and any
+                parameter of `generate`, as `max_new_tokens` (256 if neither it nor the model's generation config says
+                otherwise), `num_beams` (likewise 4) or `num_return_sequences`.
+
+        Returns:
+            For a text or a list a list of dicts, one for each text; with several sequences for each, for a list of
+            texts a list of such lists; for anything else an iterator.
+
+        Raises:
+            ValueError: for something else than text, or a text without a token.
+        """
+        if isinstance(inputs, list) and not inputs:
+            return []
+        results = super().__call__(inputs, **kwargs)
+        if isinstance(inputs, list) and all(len(result) == 1 for result in results):
+            return [result[0] for result in results]
+        return results
+
+    def _sanitize_parameters(
+        self,
+        truncation=None,
+        prefix=None,
+        return_tensors=None,
+        clean_up_tokenization_spaces=None,
+        **generate_kwargs,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        preprocess = {"truncation": truncation, "prefix": prefix}
+        postprocess = {
+            "return_tensors": return_tensors,
+            "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
+        }
+        if self.assistant_model is not None:
+            generate_kwargs["assistant_model"] = self.assistant_model
+        if self.assistant_tokenizer is not None:
+            generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
+        return given(preprocess), generate_kwargs, given(postprocess)
+
+    def preprocess(self, inputs: str, truncation=False, prefix=None, **languages):
+        if not isinstance(inputs, str):
+            raise ValueError(f"The {self.task} pipeline takes texts, got {type(inputs).__name__}: {inputs!r:.80}")
+        text = (prefix if prefix is not None else self.prefix or "") + inputs
+        model_inputs = self._tokenize(text, truncation, **languages)
+        if model_inputs["input_ids"].shape[1] == 0:
+            raise ValueError(f"The {self.task} pipeline takes texts of at least one token, got {inputs!r}")
+        model_inputs.pop("token_type_ids", None)
+        return model_inputs
+
+    def _tokenize(self, text: str, truncation):
+        return self.tokenizer(text, truncation=truncation, return_tensors="pt")
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
+        output_ids = self.model.generate(**model_inputs, **generate_kwargs)
+        batch_size = model_inputs["input_ids"].shape[0]
+        return {"output_ids": output_ids.unflatten(0, (batch_size, -1))}  # (batch, sequences for each text, length)
+
+    def postprocess(self, model_outputs, return_tensors=False, clean_up_tokenization_spaces=False):
+        output_ids = model_outputs["output_ids"][0]
+        if return_tensors:
+            return [{f"{self.return_name}_token_ids": tokens} for tokens in output_ids]
+        texts = self.tokenizer.batch_decode(
+            output_ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+        )
+        return [{f"{self.return_name}_text": text} for text in texts]
+
+
+class SummarizationPipeline(Seq2SeqPipeline):
+    """Summarize texts, as `pipeline("summarization", ...)`.
+
+    Example:
+        >>> from transformers import pipeline
+        >>> summarize = pipeline("summarization", model="folder-of-a-model")  # doctest: +SKIP
+        >>> summarize("A long text ...", max_new_tokens=20)  # doctest: +SKIP
+        [{'summary_text': 'A short one'}]
+    """
+
+    return_name = "summary"
+
+
+class TranslationPipeline(Seq2SeqPipeline):
+    """Translate texts, as `pipeline("translation", ...)` or, say, `pipeline("translation_de_to_en", ...)`.
+
+    A tokenizer of several languages takes them from the task's name, or from `src_lang` and `tgt_lang`.
+
+    Example:
+        >>> from transformers import pipeline
+        >>> translate = pipeline("translation_de_to_en", model="folder-of-a-model")  # doctest: +SKIP
+        >>> translate(["Guten Morgen", "Danke"], max_new_tokens=20, batch_size=2)  # doctest: +SKIP
+        [{'translation_text': 'Good morning'}, {'translation_text': 'Thank you'}]
+    """
+
+    return_name = "translation"
+
+    def _sanitize_parameters(self, src_lang=None, tgt_lang=None, **kwargs):  # type: ignore[override]
+        is_multilingual = hasattr(self.tokenizer, "_build_translation_inputs")
+        if (src_lang or tgt_lang) and not is_multilingual:
+            raise ValueError(
+                "`src_lang` and `tgt_lang` must be None with a tokenizer that knows no languages, "
+                f"got {src_lang!r} and {tgt_lang!r}"
+            )
+        if is_multilingual and not (src_lang or tgt_lang) and (match := TRANSLATION_TASK.fullmatch(self.task)):
+            src_lang, tgt_lang = match.groups()
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        return preprocess | given({"src_lang": src_lang, "tgt_lang": tgt_lang}), forward, postprocess
+
+    def _tokenize(self, text: str, truncation, src_lang=None, tgt_lang=None):
+        if not hasattr(self.tokenizer, "_build_translation_inputs"):
+            return super()._tokenize(text, truncation)
+        languages = {"src_lang": src_lang, "tgt_lang": tgt_lang}
+        return self.tokenizer._build_translation_inputs(text, return_tensors="pt", truncation=truncation, **languages)
+
+
+TRANSLATION_TASK = re.compile("translation_(.+)_to_(.+)")
+
+
+class TaskAliases(dict):
+    """Other names of tasks, as Transformers keeps them, and `translation_xx_to_yy` for any two languages.
+
+    Example:
+        >>> aliases = TaskAliases({"ner": "token-classification"})
+        >>> aliases["ner"], aliases["translation_de_to_en"], "translation_de" in aliases
+        ('token-classification', 'translation', False)
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return super().__contains__(task) or (isinstance(task, str) and bool(TRANSLATION_TASK.fullmatch(task)))
+
+    def __missing__(self, task: str) -> str:
+        if task in self:
+            return "translation"
+        raise KeyError(task)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not `None`: of a call's parameters only these replace the constructor's."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+UNCHANGED = object()  # a seed may be None
+
+
+class TimeSeriesForecastingPipeline(Pipeline):
+    """Forecast the columns of a pandas frame, as `pipeline("time-series-forecasting", ...)`.
+
+    In a process without the package, a model that was saved by `pipe.save_pretrained(folder)` brings the pipeline:
+    `pipeline("time-series-forecasting", model=folder, trust_remote_code=True)`.
+
+    Example:
+        >>> import pandas as pd
+        >>> from transformers import pipeline
+        >>> from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig
+        >>> model = QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(hidden_size=16, prediction_length=3))
+        >>> forecast = pipeline("time-series-forecasting", model=model)
+        >>> stamps = pd.date_range("2026-01-01", periods=48, freq="h")
+        >>> table = forecast(pd.DataFrame({"load": range(48)}, index=stamps))
+        >>> table["load"].columns.tolist(), str(table.index[0])
+        (['mean', 'median', 'lower', 'upper'], '2026-01-03 00:00:00')
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __call__(self, inputs: pd.DataFrame | list[pd.DataFrame], **kwargs: Any) -> Any:
+        """Forecast what follows the last row.
+
+        Args:
+            inputs: a frame with a `DatetimeIndex`, or with a column of time stamps, or a list of such frames. Rows
+                may come in any order; a stamp that is left out, and a value that is NaN, is a missing value.
+            kwargs:
+                `timestamp_column`: the column of the stamps, if they are not the index.
+                `target`: the column to forecast, or a list of them; by default all but the stamps and covariates.
+                `covariates`: the columns of the model's covariates, in its order; none may be missing.
+                `future`: a frame with the stamps and covariates of at least the values to forecast.
+                `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`); found in them by default.
+                `prediction_length`: how many values to forecast; the model's own by default.
+                `level`: the probability of the interval, 0.8 by default.
+                `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default.
+                `seed`: of the samples, 0 by default, so that the same frame has the same forecast; `None` for torch's
+                generator.
+
+        Returns:
+            A frame with the stamps of the future, and for each target the columns `mean`, `median`, `lower` and
+            `upper`: `table["load"]["lower"]`. A model of quantiles gives no mean; a model of points gives its
+            `median` if it learned by the absolute error, and else its `mean`, alone.
+
+        Raises:
+            ValueError: for a frame without rows; stamps that cannot be read, are missing, doubled or not evenly
+                spaced; a target that is no number, is infinite, or has no value at all in what the model sees;
+                unknown covariates; a number of targets or values that the model cannot forecast; or an interval
+                beyond the model's quantiles.
+        """
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        timestamp_column=None,
+        target=None,
+        covariates=None,
+        future=None,
+        frequency=None,
+        prediction_length=None,
+        level=None,
+        num_samples=None,
+        seed=UNCHANGED,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        read = {"timestamp_column": timestamp_column, "target": target, "covariates": covariates, "future": future}
+        read |= {"frequency": frequency, "prediction_length": prediction_length}
+        draw = {"num_parallel_samples": num_samples}
+        seeded = {} if seed is UNCHANGED else {"seed": seed}
+        return given(read), given(draw) | seeded, given({"level": level})
+
+    def preprocess(
+        self,
+        inputs: pd.DataFrame,
+        timestamp_column: str | None = None,
+        target: str | Sequence[str] | None = None,
+        covariates: Sequence[str] = (),
+        future: pd.DataFrame | None = None,
+        frequency: str | None = None,
+        prediction_length: int | None = None,
+    ) -> dict[str, Any]:
+        for frame in (inputs, inputs if future is None else future):
+            if not isinstance(frame, pd.DataFrame):
+                raise ValueError(f"The pipeline takes pandas frames, got {type(frame).__name__}")
+        config, covariates = self.model.config, list(covariates)
+        if len(covariates) != config.num_time_features:
+            raise ValueError(
+                f"`covariates` must name the {config.num_time_features} columns that the model was trained with, "
+                f"got {covariates}"
+            )
+        length = config.prediction_length if prediction_length is None else prediction_length
+        targets = choose_targets(inputs, timestamp_column, target, covariates)
+        if config.has_own_channels and len(targets) != config.num_input_channels:
+            raise ValueError(f"`target` must name {config.num_input_channels} columns for this model, got {targets}")
+        series = read_series(inputs, timestamp_column, [*targets, *covariates], frequency)
+        stamps = following_stamps(series.index, length)
+        if config.context_length is not None:
+            series = series.iloc[-config.context_length :]
+        for name in targets:
+            if series[name].isna().all():
+                raise ValueError(f"Column {name!r} has no value in the last {len(series)} rows, which the model sees")
+        model_inputs = {"past_values": as_batch(series[targets]), "prediction_length": length}
+        if covariates:
+            model_inputs["past_time_features"] = as_batch(known(series[covariates]))
+            coming = read_future(future, timestamp_column, covariates, stamps)
+            model_inputs["future_time_features"] = as_batch(known(coming))
+        return {"model_inputs": model_inputs, "stamps": stamps, "targets": targets}
+
+    def _forward(self, model_inputs, **draw):
+        """The sample paths, `(num_samples, prediction_length, targets)`; of a model of points there is one."""
+        inputs = model_inputs.pop("model_inputs")
+        is_point = self.model.config.loss not in ("nll", "quantile")
+        draw = {"num_parallel_samples": 1000, "seed": 0, **draw} | ({"num_parallel_samples": 1} if is_point else {})
+        return {**model_inputs, "paths": self.model.generate(**inputs, **draw).sequences[0]}
+
+    def postprocess(self, model_outputs, level: float = 0.8) -> pd.DataFrame:
+        statistics = self._statistics(model_outputs["paths"].double(), level)
+        table = {
+            (name, statistic): values[:, column].tolist()
+            for column, name in enumerate(model_outputs["targets"])
+            for statistic, values in statistics.items()
+        }
+        columns = pd.MultiIndex.from_tuples(table, names=["target", "statistic"])
+        return pd.DataFrame(table, index=model_outputs["stamps"], columns=columns)
+
+    def _statistics(self, paths: torch.Tensor, level: float) -> dict[str, torch.Tensor]:
+        """What is told of the paths, each `(prediction_length, targets)`."""
+        loss, quantiles = self.model.config.loss, self.model.config.quantiles
+        if loss not in ("nll", "quantile"):
+            return {"median" if loss == "mae" else "mean": paths[0]}
+        outer = (1 - level) / 2
+        if not 0 < level < 1:
+            raise ValueError(f"`level` must be a probability in (0, 1), got {level}")
+        if loss == "quantile" and (outer < quantiles[0] - 1e-9 or 1 - outer > quantiles[-1] + 1e-9):
+            raise ValueError(
+                f"`level` must not reach beyond the model's quantiles, {quantiles[0]} to {quantiles[-1]}, got {level}"
+            )
+        found = torch.quantile(paths, paths.new_tensor([0.5, outer, 1 - outer]), dim=0)
+        mean = {"mean": paths.mean(dim=0)} if loss == "nll" else {}
+        return mean | dict(zip(("median", "lower", "upper"), found, strict=True))
+
+
+def choose_targets(
+    frame: pd.DataFrame, timestamp_column: str | None, target: str | Sequence[str] | None, covariates: Sequence[str]
+) -> list[str]:
+    """The columns to forecast: those that are named, or all but the stamps and covariates."""
+    if target is not None:
+        return [target] if isinstance(target, str) else list(target)
+    others = {timestamp_column, *covariates}
+    return [name for name in frame.columns if name not in others]
+
+
+def read_series(
+    frame: pd.DataFrame, timestamp_column: str | None, columns: Sequence[str], frequency: str | None = None
+) -> pd.DataFrame:
+    """The columns as numbers at evenly spaced stamps in rising order, NaN where the frame has no row.
+
+    Args:
+        frame: what a user has.
+        timestamp_column: the column of the stamps; `None` for the index.
+        columns: which columns to read.
+        frequency: the distance of the stamps, as pandas writes it; `None` to find it.
+
+    Raises:
+        ValueError: see `TimeSeriesForecastingPipeline`.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"day": ["2026-01-04", "2026-01-01", "2026-01-02"], "x": [4.0, 1.0, 2.0]})
+        >>> read_series(frame, "day", ["x"], "D")["x"].tolist()
+        [1.0, 2.0, nan, 4.0]
+    """
+    stamps = read_stamps(frame, timestamp_column)
+    numbers = frame[list(checked_columns(frame, columns))].apply(as_numbers).set_axis(stamps).sort_index()
+    index = numbers.index
+    if index.has_duplicates:
+        raise ValueError(f"The time stamp {index[index.duplicated()][0]} stands in more than one row")
+    grid = even_stamps(index, frequency)
+    return numbers.reindex(grid)
+
+
+def checked_columns(frame: pd.DataFrame, columns: Sequence[str]) -> Sequence[str]:
+    """The columns, if they are there, once."""
+    if not columns:
+        raise ValueError("There is no column to forecast")
+    for name in columns:
+        found = list(frame.columns).count(name)
+        if found != 1 or list(columns).count(name) != 1:
+            problem = "no column" if not found else "more than one column" if found > 1 else "more than one use of"
+            raise ValueError(f"There is {problem} {name!r}; the columns are {', '.join(map(str, frame.columns))}")
+    return columns
+
+
+def read_stamps(frame: pd.DataFrame, timestamp_column: str | None) -> pd.DatetimeIndex:
+    """The time stamps of the rows."""
+    if len(frame) == 0:
+        raise ValueError("The frame has no rows")
+    if timestamp_column is None:
+        if not isinstance(frame.index, pd.DatetimeIndex):
+            raise ValueError(
+                f"The frame must have a DatetimeIndex, or `timestamp_column` must name its time stamps, got an index "
+                f"of {frame.index.dtype}"
+            )
+        stamps = frame.index
+    else:
+        (name,) = checked_columns(frame, [timestamp_column])
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            raise ValueError(f"Column {name!r} must hold time stamps, got {frame[name].dtype}: see pandas.to_datetime")
+        try:
+            stamps = pd.DatetimeIndex(pd.to_datetime(frame[name]), name=name)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"Column {name!r} must hold time stamps: {error}") from error
+    if stamps.hasnans:
+        raise ValueError(f"Row {int(stamps.isna().argmax()) + 1} has no time stamp")
+    return stamps
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """A column in float64, NaN where a value is missing."""
+    try:
+        numbers = pd.to_numeric(column).astype("float64")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"Column {column.name!r} must hold numbers: {error}") from error
+    if (numbers.abs() == float("inf")).any():
+        raise ValueError(
+            f"Column {column.name!r} must be finite, got {numbers[numbers.abs() == float('inf')].iloc[0]}"
+        )
+    return numbers
+
+
+def even_stamps(index: pd.DatetimeIndex, frequency: str | None) -> pd.DatetimeIndex:
+    """All stamps from the first to the last one, at the frequency that is given or found."""
+    try:
+        step = find_frequency(index) if frequency is None else frequency
+        grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`frequency` must be given, as pandas knows it, got {frequency!r}: {error}") from error
+    off_grid = index[~index.isin(grid)]
+    if len(off_grid):
+        raise ValueError(
+            f"The time stamps are not evenly spaced: {off_grid[0]} is not one of those every {step} from {index[0]}. "
+            "Give `frequency`, or round the stamps"
+        )
+    return grid
+
+
+CALENDAR = ("YE", "YS", "QE", "QS", "ME", "MS")  # years, quarters, months, by their ends and starts
+
+
+def find_frequency(index: pd.DatetimeIndex) -> Any:
+    """The coarsest distance at which all stamps stand, months and business days included.
+
+    Example:
+        >>> import pandas as pd
+        >>> find_frequency(pd.DatetimeIndex(["2026-01-01", "2026-02-01", "2026-05-01"]))
+        'MS'
+    """
+    if len(index) < 3:
+        raise ValueError(f"{len(index)} time stamps do not tell it")
+
+    def fits(frequency: str) -> bool:
+        return bool(index.isin(pd.date_range(index[0], index[-1], freq=frequency)).all())
+
+    steps = index.to_series().diff().iloc[1:]
+    if steps.min() >= pd.Timedelta(days=28):
+        for frequency in filter(fits, CALENDAR):
+            return frequency
+    if (steps == steps.iloc[0]).all():
+        return steps.iloc[0]
+    if abs(steps.min() - pd.Timedelta(days=1)) <= pd.Timedelta(hours=1):  # where clocks change
+        n_days, n_business_days = (len(pd.date_range(index[0], index[-1], freq=name)) for name in ("D", "B"))
+        if n_days > n_business_days and fits("B"):
+            return "B"
+        if fits("D"):
+            return "D"
+    return steps.min()
+
+
+def following_stamps(index: pd.DatetimeIndex, length: int) -> pd.DatetimeIndex:
+    """The next stamps at the same distance."""
+    return pd.date_range(index[-1], periods=length + 1, freq=index.freq, name=index.name)[1:]
+
+
+def read_future(
+    future: pd.DataFrame | None, timestamp_column: str | None, covariates: Sequence[str], stamps: pd.DatetimeIndex
+) -> pd.DataFrame:
+    """The covariates of the future at its stamps."""
+    if future is None:
+        raise ValueError(f"`future` must hold the covariates {', '.join(covariates)} of the {len(stamps)} next stamps")
+    index = read_stamps(future, timestamp_column)
+    if index.has_duplicates:
+        raise ValueError(f"The time stamp {index[index.duplicated()][0]} stands in more than one row of `future`")
+    return future[list(checked_columns(future, covariates))].apply(as_numbers).set_axis(index).reindex(stamps)
+
+
+def known(covariates: pd.DataFrame) -> pd.DataFrame:
+    """Covariates without gaps."""
+    is_missing = covariates.isna()
+    if is_missing.any(axis=None):
+        name = is_missing.any().idxmax()
+        raise ValueError(
+            f"Covariate {name!r} must be known at each time stamp, but is missing at {is_missing[name].idxmax()}"
+        )
+    return covariates
+
+
+def as_batch(frame: pd.DataFrame) -> torch.Tensor:
+    """`(1, rows, columns)`."""
+    return torch.tensor(frame.to_numpy())[None]
+
+
+def plot_forecast(
+    frame: pd.DataFrame,
+    forecast: pd.DataFrame,
+    timestamp_column: str | None = None,
+    actual: pd.DataFrame | None = None,
+    path: str | None = None,
+) -> Any:
+    """Draw the history, the forecast and its interval, one panel for each target.
+
+    Args:
+        frame: the frame that was forecast; what is drawn of it is four times as long as the forecast.
+        forecast: what the pipeline made of it.
+        timestamp_column: the column of the stamps, if they are not the index, of `frame` and `actual`.
+        actual: what really came, if that is known.
+        path: a file to write, `.png` for example.
+
+    Returns:
+        A matplotlib figure that belongs to no window.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: for a frame that has none of the targets, or unreadable stamps.
+
+    Example:
+        >>> import pandas as pd
+        >>> days = pd.date_range("2026-01-01", periods=5)
+        >>> columns = pd.MultiIndex.from_product([["x"], ["mean", "lower", "upper"]])
+        >>> forecast = pd.DataFrame([[5, 4, 6]], index=days[4:], columns=columns)
+        >>> figure = plot_forecast(pd.DataFrame({"x": [1, 2, 3, 4]}, index=days[:4]), forecast)
+        >>> len(figure.axes[0].lines)
+        2
+    """
+    try:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("`plot_forecast` needs matplotlib: pip install matplotlib") from error
+
+    targets = list(forecast.columns.unique(0))
+    parts = {"history": (frame, "tab:blue"), "what came": (actual, "black")}
+    figure = Figure(figsize=(8, 1 + 2.2 * len(targets)), layout="constrained")
+    panels = figure.subplots(len(targets), sharex=True, squeeze=False)[:, 0]
+    for axes, target in zip(panels, targets, strict=True):
+        for label, (part, color) in parts.items():
+            if part is not None:
+                (name,) = checked_columns(part, [target])
+                series = part[name].set_axis(read_stamps(part, timestamp_column)).sort_index()
+                axes.plot(series.iloc[-4 * len(forecast) :], color=color, linewidth=1, label=label)
+        table = forecast[target]
+        centre = "median" if "median" in table else "mean"
+        axes.plot(table[centre], color="tab:orange", label=f"forecast ({centre})")
+        if "lower" in table:
+            axes.fill_between(table.index, table["lower"], table["upper"], color="tab:orange", alpha=0.25, linewidth=0)
+        axes.set_ylabel(target)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    locator = AutoDateLocator()
+    panels[-1].xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator))
+    figure.legend(*panels[0].get_legend_handles_labels(), edgecolor="none", loc="outside upper center", ncols=3)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+__all__ = [
+    "Seq2SeqPipeline",
+    "SummarizationPipeline",
+    "TaskAliases",
+    "TimeSeriesForecastingPipeline",
+    "TranslationPipeline",
+    "plot_forecast",
+]

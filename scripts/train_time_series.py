@@ -1,0 +1,361 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Train a model that forecasts time series from a recipe: a YAML file of data, model and training arguments.
+
+    python scripts/train_time_series.py configuration/training/etth1.yaml --data-file ETTh1.csv
+    python scripts/train_time_series.py RECIPE --prediction-length 720  # an option overrides what the recipe sets
+
+The table has a column of time stamps and columns of numbers; a stamp that is left out, and an empty cell, is a missing
+value. Its rows are cut into training, validation and test rows, in this order; windows to validate and to test on look
+back into the rows before them. Beside the model the test rows are forecast by their last value, by their last season,
+and by a linear model that is trained in the same way.
+
+Interrupted at any moment and started again with the same command, it goes on from its last complete checkpoint, to
+the same end. The model, its card, the scores, the loss curve and the plot of a forecast are in --output-dir.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
+# times over.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pandas as pd
+import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments, pipeline, set_seed
+
+from classification import check_training, train_to_the_end
+from command_line import one_line_error, stop
+from curves import plot_forecaster
+from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_last_value
+from lstm_baseline import equal_lstm
+from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plot_forecast
+from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
+from recipes import keep_settings, overrides_of, read_recipe
+from results import describe_run, publish, report, write_scores
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class DataArguments:
+    _argument_group_name = "data"
+
+    data_file: str | None = field(default=None, metadata={"help": "A table: .csv, .csv.gz or .parquet."})
+    timestamp_column: str = field(default="date", metadata={"help": "The column with the time stamps."})
+    frequency: str | None = field(
+        default=None, metadata={"help": "The distance of the stamps as pandas writes it; found in them if not given."}
+    )
+    target_columns: str = field(
+        default="", metadata={"help": "The columns to forecast, with commas in between; by default all others."}
+    )
+    covariate_columns: str = field(
+        default="", metadata={"help": "The columns that are known beforehand, and read as they are; with commas, too."}
+    )
+    train_rows: int | None = field(default=None, metadata={"help": "How many of the first rows to train on."})
+    validation_rows: int | None = field(default=None, metadata={"help": "How many of the next to validate on."})
+    test_rows: int | None = field(default=None, metadata={"help": "How many of the next to test on."})
+    validation_share: float = field(default=0.1, metadata={"help": "In place of numbers of rows: a share of all."})
+    test_share: float = field(default=0.2, metadata={"help": "The same, for the test."})
+    context_length: int = field(default=336, metadata={"help": "How many past values a forecast is made from."})
+    prediction_length: int = field(default=96, metadata={"help": "How many values to forecast."})
+    season_length: int = field(default=24, metadata={"help": "The season that a baseline repeats, in values."})
+
+
+@dataclass
+class ForecasterArguments:
+    _argument_group_name = "model"
+
+    model_overrides: str = field(
+        default="{}", metadata={"help": "The fields of QRNNTimeSeriesConfig, as YAML: `{hidden_size: 64, loss: mae}`."}
+    )
+    architecture: Literal["qrnn", "lstm"] = field(
+        default="qrnn",
+        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
+    )
+    linear_learning_rate: float = field(
+        default=0.002, metadata={"help": "The learning rate of the linear model beside it; 0 leaves that out."}
+    )
+
+
+ARGUMENTS = (DataArguments, ForecasterArguments, TrainingArguments)
+FIXED_BY_DATA = {
+    *("num_input_channels", "num_time_features", "value_mean", "value_std", "context_length", "prediction_length")
+}
+
+
+# Data
+
+
+class Windows(Dataset):
+    """Every window whose future lies within some rows, its past in the rows before.
+
+    Args:
+        values: `(rows, channels)`, NaN where missing.
+        features: `(rows, num_time_features)`.
+        begin: the first row of the future of the first window.
+        end: the row after the future of the last one.
+        context_length: rows of the past.
+        prediction_length: rows of the future.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        features: torch.Tensor,
+        begin: int,
+        end: int,
+        context_length: int,
+        prediction_length: int,
+    ):
+        self.values, self.features = values, features
+        self.starts = range(begin, end - prediction_length + 1)
+        self.context_length, self.prediction_length = context_length, prediction_length
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        start = self.starts[index]
+        rows = {
+            "past": slice(start - self.context_length, start),
+            "future": slice(start, start + self.prediction_length),
+        }
+        window = {f"{part}_values": self.values[span] for part, span in rows.items()}
+        if self.features.shape[1]:
+            window |= {f"{part}_time_features": self.features[span] for part, span in rows.items()}
+        return window
+
+
+def read_table(data: DataArguments) -> pd.DataFrame:
+    """Targets and covariates at even stamps."""
+    if data.data_file is None:
+        stop("give a table with --data-file")
+    path = Path(data.data_file)
+    if not path.is_file():
+        stop(f"there is no file {data.data_file!r}")
+    name = path.name.removesuffix(".gz")
+    if not name.endswith((".csv", ".parquet")):
+        stop(f"{path.name}: the name must end in .csv, .csv.gz or .parquet")
+    with one_line_error(path.name, OSError, ValueError, EOFError):
+        frame = pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
+        covariates = names_in(data.covariate_columns)
+        targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
+        series = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
+        known(series[covariates])
+    return series
+
+
+def names_in(columns: str) -> list[str]:
+    """The names of columns that commas separate."""
+    return [name.strip() for name in columns.split(",") if name.strip()]
+
+
+def cut_rows(data: DataArguments, n_rows: int) -> dict[str, range]:
+    """The rows of each split."""
+    counts = [data.train_rows, data.validation_rows, data.test_rows]
+    if None in counts:
+        if any(count is not None for count in counts):
+            stop("give all of --train-rows, --validation-rows and --test-rows, or none")
+        shares = data.validation_share, data.test_share
+        if min(shares) <= 0 or sum(shares) >= 1:
+            stop(f"--validation-share and --test-share must be above 0, and below 1 together, got {shares}")
+        counts = [int(n_rows * share) for share in shares]
+        counts = [n_rows - sum(counts), *counts]
+    if sum(counts) > n_rows:
+        stop(f"the splits have {sum(counts):,} rows together, but the table has {n_rows:,}")
+    ends = [sum(counts[: number + 1]) for number in range(3)]
+    needed = {"train": data.context_length + data.prediction_length}
+    for split, count in zip(SPLITS, counts, strict=True):
+        if count < needed.get(split, data.prediction_length):
+            stop(f"the {split} split has {count} rows, too few for a single window")
+    return {split: range(end - count, end) for split, end, count in zip(SPLITS, ends, counts, strict=True)}
+
+
+def make_windows(data: DataArguments, series: pd.DataFrame, splits: dict[str, range]) -> dict[str, Windows]:
+    """All windows of each split; those to train on lie within it."""
+    n_targets = series.shape[1] - len(names_in(data.covariate_columns))
+    table = torch.tensor(series.to_numpy(), dtype=torch.float32)
+    columns = table[:, :n_targets], table[:, n_targets:]
+    lengths = data.context_length, data.prediction_length
+    begins = {split: rows.start + (data.context_length if split == "train" else 0) for split, rows in splits.items()}
+    return {split: Windows(*columns, begins[split], rows.stop, *lengths) for split, rows in splits.items()}
+
+
+def describe_data(data: DataArguments, series: pd.DataFrame, splits: dict[str, range]) -> str:
+    """One line for the card: the file, its span and its splits."""
+    counts = ", ".join(f"{len(rows):,} rows for {split}" for split, rows in splits.items())
+    unused = len(series) - splits["test"].stop
+    rest = f", the last {unused:,} not used" if unused else ""
+    return f"`{Path(data.data_file or '').name}`, {series.index[0]} to {series.index[-1]} ({counts}{rest})"
+
+
+# Model
+
+
+def make_model(
+    model_args: ForecasterArguments, data: DataArguments, training_part: pd.DataFrame
+) -> QRNNForTimeSeriesPrediction:
+    """The model that the arguments describe, with the units of the training rows."""
+    mean, std = training_part.mean(), training_part.std(ddof=0)
+    for name in training_part.columns[mean.isna()]:
+        stop(f"column {name!r} has no value in the training rows")
+    of_data = {
+        "num_input_channels": training_part.shape[1],
+        "num_time_features": len(names_in(data.covariate_columns)),
+        "value_mean": mean.tolist(),
+        "value_std": std.mask(std == 0, 1.0).tolist(),
+        "context_length": data.context_length,
+        "prediction_length": data.prediction_length,
+    }
+    mistakes = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
+    with one_line_error(f"--model-overrides {model_args.model_overrides}", *mistakes):
+        overrides = overrides_of(model_args, QRNNTimeSeriesConfig)
+        taken = sorted(FIXED_BY_DATA & set(overrides))
+        if taken:
+            raise ValueError(f"{', '.join(taken)} come from the data and their own options")
+        if overrides.get("distribution_output") == "negative_binomial":
+            del of_data["value_mean"]  # counts are measured from zero
+        model = QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(**of_data, **overrides))
+    return model if model_args.architecture == "qrnn" else equal_lstm(model)
+
+
+def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str, Windows]) -> Trainer:
+    """Train a model, or go on with it."""
+    with one_line_error("training", ValueError):
+        trainer = Trainer(model, training, train_dataset=windows["train"], eval_dataset=windows["validation"])
+    train_to_the_end(trainer)
+    return trainer
+
+
+def train_linear(
+    config: QRNNTimeSeriesConfig, learning_rate: float, training: TrainingArguments, windows: dict[str, Windows]
+) -> LinearForecaster:
+    """The linear model beside it, in a folder of its own."""
+    training = copy.copy(training)
+    training.output_dir = str(Path(training.output_dir) / "linear")
+    training.learning_rate, training.push_to_hub = learning_rate, False
+    set_seed(training.seed)
+    model = LinearForecaster(config)
+    train(model, training, windows)
+    return model.eval()
+
+
+# Scores
+
+
+Forecast = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+
+def forecast_by(model: QRNNForTimeSeriesPrediction) -> Forecast:
+    """The model's forecast of a batch of windows: what it says at once, or the mean of its sample paths."""
+    if model.is_direct:
+        return lambda past: model(**past).prediction_outputs
+    return lambda past: model.generate(**past, seed=0).sequences.mean(dim=1)
+
+
+@torch.inference_mode()
+def score(forecast: Forecast, windows: Windows, std: Sequence[float], device: torch.device) -> dict[str, float | int]:
+    """Mean squared and absolute error over all observed values of all windows, in units of the training rows."""
+    squares = magnitudes = n_values = 0.0
+    for batch in DataLoader(windows, batch_size=128):
+        batch = {name: part.to(device) for name, part in batch.items()}
+        future = batch.pop("future_values")
+        error = (forecast(batch) - future).double() / torch.tensor(std, dtype=torch.float64, device=device)
+        error = error[~future.isnan()]
+        squares += error.square().sum().item()
+        magnitudes += error.abs().sum().item()
+        n_values += error.numel()
+    n_values = max(n_values, 1)
+    return {"mse": squares / n_values, "mae": magnitudes / n_values, "windows": len(windows), "values": int(n_values)}
+
+
+def score_baselines(
+    data: DataArguments, windows: Windows, std: Sequence[float], device: torch.device
+) -> dict[str, dict[str, float | int]]:
+    """What the last value and the last season are worth on the test rows."""
+    length, season = data.prediction_length, data.season_length
+    baselines: dict[str, Forecast] = {
+        "last value": lambda past: repeat_last_value(past["past_values"], length),
+        "last season": lambda past: repeat_last_season(past["past_values"], length, season),
+    }
+    return {name: score(forecast, windows, std, device) for name, forecast in baselines.items()}
+
+
+def write_sample(data: DataArguments, series: pd.DataFrame, end: int, folder: Path) -> str:
+    """Load the saved model as anyone would, and forecast the last window of the test rows; a table, and a plot."""
+    start, covariates = end - data.prediction_length, names_in(data.covariate_columns)
+    targets = [name for name in series.columns if name not in covariates]
+    options = {"target": targets, "covariates": covariates, "frequency": series.index.freqstr}
+    if covariates:
+        options["future"] = series[start:end]
+    past = series[start - data.context_length : start]
+    table = pipeline("time-series-forecasting", model=str(folder))(past, **options)
+    plot_forecast(past, table, actual=series[start:end], path=folder / "forecast.png")
+    return table[targets[-1]].head(6).to_string(float_format="%.3f")
+
+
+def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
+    check_training(training, set())
+    for name in ("context_length", "prediction_length", "season_length"):
+        if getattr(data, name) < 1:
+            stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(data, name)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
+    check_arguments(data, training)
+    folder = Path(training.output_dir)
+    series = read_table(data)
+    splits = cut_rows(data, len(series))
+    windows = make_windows(data, series, splits)
+    keep_settings(settings, folder)
+    set_seed(training.seed)
+    training_part = series.iloc[: splits["train"].stop].drop(columns=names_in(data.covariate_columns))
+    model = make_model(model_args, data, training_part)
+    print(", ".join(f"{split}: {len(part):,} windows" for split, part in windows.items()))
+    print(f"{model.config.num_input_channels} variables; {model.num_parameters():,} parameters")
+
+    trainer = train(model, training, windows)
+    std, device = model.config.value_std, model.device
+    forecast = forecast_by(model.eval())
+    scores = {split: score(forecast, windows[split], std, device) for split in SPLITS[1:]}
+    baselines = score_baselines(data, windows["test"], std, device)
+    if model_args.linear_learning_rate:
+        linear = train_linear(model.config, model_args.linear_learning_rate, training, windows)
+        baselines["linear"] = score(lambda past: linear(**past).prediction_outputs, windows["test"], std, device)
+    if trainer.is_world_process_zero():
+        write_scores({**scores, "baselines": baselines}, folder)
+        plot_forecaster(trainer.state.log_history, folder / "loss_curve.png")
+        report({**scores, **{f"test, {name}": result for name, result in baselines.items()}})
+        if model_args.architecture == "qrnn":
+            source = describe_data(data, series, splits)
+            run = describe_run(__file__, "time-series-forecasting", source, trainer, settings, scores)
+            run |= {"baselines": baselines, "lengths": (data.context_length, data.prediction_length)}
+            run["sample"] = write_sample(data, series, splits["test"].stop, folder)
+            publish(trainer, run, None, {"mse": "mse", "mae": "mae"})
+
+
+if __name__ == "__main__":
+    main()
