@@ -28,6 +28,7 @@ from modeling_qrnn import (
     QRNNModel,
     QRNNSeq2SeqConfig,
     QRNNSpeechConfig,
+    QRNNTimeSeriesConfig,
 )
 
 
@@ -467,3 +468,97 @@ def test_speech_files(options, tmp_path):
     for loaded in (QRNNSpeechConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert type(loaded) is QRNNSpeechConfig
         assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+
+
+# --- time series -----------------------------------------------------------------------------------------------------
+
+COUNTS = {"distribution_output": "negative_binomial"}
+
+
+class TestTimeSeries:
+    def test_defaults_build(self):
+        config = QRNNTimeSeriesConfig()
+        assert (config.model_type, config.hidden_size, config.prediction_length) == ("qrnn_time_series", 128, 24)
+        assert config.quantiles == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        assert config.layer_types == ["qrnn_v1"] * 2
+
+    @pytest.mark.parametrize(
+        ("options", "has_own_channels"),
+        [
+            ({}, False),
+            ({"scaling": "last_std"}, False),
+            ({"scaling": "revin"}, True),
+            ({"channel_mode": "mixed"}, True),
+            ({"channel_embedding": True}, True),
+            ({"value_mean": [0.0]}, True),
+            ({"value_std": [1.0]}, True),
+        ],
+        ids=str,
+    )
+    def test_what_belongs_to_single_channels(self, options, has_own_channels):
+        assert QRNNTimeSeriesConfig(**options).has_own_channels is has_own_channels
+
+    @pytest.mark.parametrize(
+        ("name", "value", "allowed"),
+        [
+            *((name, 0, "1") for name in ("prediction_length", "num_input_channels", "patch_length")),
+            ("num_head_states", 0, "1"),
+            ("num_parallel_samples", 0, "1"),
+            ("num_time_features", -1, "0"),
+            ("huber_delta", 0.0, "greater than 0"),
+            ("channel_mode", "both", "'independent', 'mixed'"),
+            ("scaling", "max", "'mean', 'std', 'last', 'last_std', 'revin'"),
+            ("horizon", "recursive", "'direct', 'autoregressive'"),
+            ("loss", "crps", "'mse', 'mae', 'huber', 'nll', 'quantile'"),
+            ("distribution_output", "poisson", "'student_t', 'normal', 'negative_binomial'"),
+            ("context_length", "long", "int"),
+            ("value_std", ["wide"], "float"),
+        ],
+        ids=str,
+    )
+    def test_wrong_fields(self, name, value, allowed):
+        with pytest.raises(StrictDataclassFieldValidationError) as error:
+            QRNNTimeSeriesConfig(**{name: value})
+        assert name in str(error.value) and allowed in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"bidirectional": True}, ["`bidirectional`", "False", "got True"]),
+            ({"context_length": 0}, ["`context_length`", "at least 1 or None", "got 0"]),
+            ({"horizon": "autoregressive", "num_head_states": 2}, ["`num_head_states`", "must be 1", "got 2"]),
+            ({"channel_mode": "mixed", "channel_embedding": True}, ["`channel_embedding`", "False", "got True"]),
+            ({"value_mean": [1.0, 2.0]}, ["`value_mean`", "each of the 1 input channels", "got 2"]),
+            ({"value_std": [0.0]}, ["`value_std`", "above zero", "[0.0]"]),
+            ({"quantiles": [0.5, 0.1]}, ["`quantiles`", "rise within (0, 1)", "[0.5, 0.1]"]),
+            ({"quantiles": [0.5, 0.5]}, ["`quantiles`", "[0.5, 0.5]"]),
+            ({"quantiles": [0.0, 0.5]}, ["`quantiles`", "[0.0, 0.5]"]),
+            ({"quantiles": []}, ["`quantiles`", "[]"]),
+            (COUNTS, ["`scaling`", "'mean' or None", "got 'std'"]),
+            ({**COUNTS, "scaling": "mean", "value_mean": [1.0]}, ["`value_mean` None", "[1.0]"]),
+        ],
+        ids=str,
+    )
+    def test_fields_that_do_not_fit(self, options, parts):
+        with pytest.raises(StrictDataclassClassValidationError) as error:
+            QRNNTimeSeriesConfig(**options)
+        assert all(part in str(error.value) for part in parts)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"scaling": None, "context_length": 96, "num_time_features": 3},
+            {"value_mean": [1, 2.5], "value_std": [0.5, 3.0], "num_input_channels": 2},
+            {**COUNTS, "scaling": "mean"},
+            {"loss": "quantile", "quantiles": [0.05, 0.5, 0.95], "horizon": "autoregressive"},
+        ],
+        ids=str,
+    )
+    def test_round_trip(self, options, tmp_path):
+        config = QRNNTimeSeriesConfig(**options)
+        config.save_pretrained(tmp_path)
+        for loaded in (QRNNTimeSeriesConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is QRNNTimeSeriesConfig
+            assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+        assert QRNNTimeSeriesConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()

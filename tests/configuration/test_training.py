@@ -17,11 +17,13 @@ import json
 import random
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_language_model
 import train_sequence_classifier
+import train_time_series
 import train_token_classifier
 
 
@@ -55,7 +57,7 @@ def write_rows(splits: dict[str, str], make_row) -> list[str]:
 
 
 def test_every_recipe_is_tried():
-    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, "quickstart"}
+    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, "etth1", "quickstart"}
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -109,3 +111,17 @@ def test_tagger(name, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
     tokens = pipeline("token-classification", model=str(folder), ignore_labels=[])("ba be")
     assert {token["entity"] for token in tokens} <= {*tags}
+
+
+def test_forecaster(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hours = pd.date_range("2016-07-01", periods=800, freq="h")
+    draw = random.Random(0)
+    columns = {name: [draw.gauss(0, 1) + hour for hour in hours.hour] for name in ("HUFL", "HULL", "OT")}
+    pd.DataFrame({"date": hours, **columns}).to_csv("ETTh1.csv", index=False)
+    rows = ["--train-rows", "450", "--validation-rows", "120", "--test-rows", "120"]
+    train_time_series.main([str(RECIPES["etth1"]), "--data-file", "ETTh1.csv", *rows, *SMALLER[:-2]])
+    folder = Path("etth1-output")
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "forecast.png", "linear"} - {"tokenizer.json"}
+    past = pd.DataFrame(columns, index=hours)[-336:]
+    assert pipeline("time-series-forecasting", model=str(folder))(past).shape == (96, 3)
