@@ -99,25 +99,25 @@ class QRNNTimeSeriesScaler(nn.Module):
     """What is taken away from each series before the model reads it, and put back into the forecast.
 
     Args:
-        config: its `scaling` says what, its `value_mean` and `value_std` what else.
+        config: its `scaling` says what, its `value_loc` and `value_scale` what else.
     """
 
     def __init__(self, config: QRNNTimeSeriesConfig):
         super().__init__()
         self.scaling = config.scaling
-        self.value_mean, self.value_std = config.value_mean, config.value_std
+        self.value_loc, self.value_scale = config.value_loc, config.value_scale
         if config.scaling == "revin":
             self.log_weight = nn.Parameter(torch.zeros(config.num_input_channels))
             self.bias = nn.Parameter(torch.zeros(config.num_input_channels))
 
     def unit(self, values: torch.Tensor) -> torch.Tensor:
         """`(channels,)`, the unit of values and errors where the past gives none."""
-        return values.new_ones(values.shape[-1]) if self.value_std is None else values.new_tensor(self.value_std)
+        return values.new_ones(values.shape[-1]) if self.value_scale is None else values.new_tensor(self.value_scale)
 
     def forward(self, values: torch.Tensor, is_observed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`loc` and `scale`, both `(batch, channels)`, of values `(batch, length, channels)`, zero where missing."""
         unit = self.unit(values).expand(values.shape[0], -1)
-        origin = values.new_zeros(values.shape[-1]) if self.value_mean is None else values.new_tensor(self.value_mean)
+        origin = values.new_zeros(values.shape[-1]) if self.value_loc is None else values.new_tensor(self.value_loc)
         origin = origin.expand_as(unit)
         if self.scaling is None:
             return origin, unit

@@ -303,7 +303,7 @@ class QRNNTimeSeriesModelTest(ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
         if return_labels and model_class is QRNNForTimeSeriesPrediction:
-            inputs["future_values"] = floats_tensor([self.model_tester.batch_size, 5, 2])
+            inputs["future_values"] = torch.ones(self.model_tester.batch_size, 5, 2)
         return inputs
 
     @unittest.skip("a model that reads numbers embeds no words")
@@ -312,9 +312,8 @@ class QRNNTimeSeriesModelTest(ModelTesterMixin, unittest.TestCase):
 
     def test_config(self):
         properties = ["hidden_size", "num_hidden_layers"]
-        ConfigTester(
-            self, QRNNTimeSeriesConfig, common_properties=properties, **self.model_tester.options
-        ).run_common_tests()
+        options = {"has_text_modality": False, **self.model_tester.options}
+        ConfigTester(self, QRNNTimeSeriesConfig, common_properties=properties, **options).run_common_tests()
 
 
 class QRNNMixedTimeSeriesModelTest(QRNNTimeSeriesModelTest):
