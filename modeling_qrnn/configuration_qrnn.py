@@ -578,8 +578,8 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             them as one vector per step and forecasts all.
         channel_embedding (`bool`, defaults to `False`):
             Tell the variables of an independent model apart, by a learned vector each. Without it, and without what
-            else belongs to single variables (`scaling="revin"`, `value_mean`, `value_std`), an independent model takes
-            any number of them.
+            else belongs to single variables (`scaling="revin"`, `value_loc`, `value_scale`), an independent model
+            takes any number of them.
         num_time_features (`int`, defaults to 0):
             Number of covariates, known in the past and in the future.
         patch_length (`int`, defaults to 1):
@@ -590,9 +590,9 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             deviation; `"last"` its last value; `"last_std"` its last value and standard deviation; `"mean"` its mean
             magnitude; `"revin"` as `"std"`, with a learned scale and shift for each variable (reversible instance
             normalisation, Kim et al. 2022). `None` for nothing.
-        value_mean (`list[float]`, *optional*):
+        value_loc (`list[float]`, *optional*):
             Mean of each variable in the training data: what a value is measured from where `scaling` takes none away.
-        value_std (`list[float]`, *optional*):
+        value_scale (`list[float]`, *optional*):
             Standard deviation of each variable in the training data: the unit of values where `scaling` takes none
             from the past (or the past is constant), and of the errors in the losses `"mse"`, `"mae"`, `"huber"` and
             `"quantile"`.
@@ -605,7 +605,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             What is learned: `"mse"` the mean, `"mae"` the median, `"huber"` between the two, `"nll"` the distribution
             `distribution_output` by its likelihood, `"quantile"` the `quantiles`.
         huber_delta (`float`, defaults to 1.0):
-            The error, in units of `value_std`, from which on the Huber loss is linear.
+            The error, in units of `value_scale`, from which on the Huber loss is linear.
         distribution_output (`str`, defaults to `"student_t"`):
             `"student_t"`, `"normal"`, or for counts `"negative_binomial"`.
         quantiles (`list[float]`, *optional*, defaults to 0.1, 0.2, ..., 0.9):
@@ -638,8 +638,8 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
     num_time_features: int = interval(min=0)(default=0)
     patch_length: int = _size(default=1)
     scaling: Literal["mean", "std", "last", "last_std", "revin"] | None = "std"
-    value_mean: list[float | int] | None = None
-    value_std: list[float | int] | None = None
+    value_loc: list[float | int] | None = None
+    value_scale: list[float | int] | None = None
     horizon: Literal["direct", "autoregressive"] = "direct"
     num_head_states: int = _size(default=1)
     loss: Literal["mse", "mae", "huber", "nll", "quantile"] = "nll"
@@ -657,7 +657,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
     def has_own_channels(self) -> bool:
         """Whether something belongs to single variables, so that their number is fixed."""
         is_special = self.channel_embedding or self.scaling == "revin"
-        return self.channel_mode == "mixed" or is_special or self.value_mean is not None or self.value_std is not None
+        return self.channel_mode == "mixed" or is_special or self.value_loc is not None or self.value_scale is not None
 
     def validate_direction(self):
         """Part of `@strict`-powered validation: the state goes on into the future."""
@@ -681,15 +681,15 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
                 "`channel_embedding` must be False with channel_mode='mixed', where each variable has weights of its "
                 "own, got True"
             )
-        for name in ("value_mean", "value_std"):
+        for name in ("value_loc", "value_scale"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_input_channels:
                 raise ValueError(
                     f"`{name}` must be None or one number for each of the {self.num_input_channels} input channels, "
                     f"got {len(values)}"
                 )
-        if self.value_std is not None and min(self.value_std) <= 0:
-            raise ValueError(f"`value_std` must be above zero, got {self.value_std}")
+        if self.value_scale is not None and min(self.value_scale) <= 0:
+            raise ValueError(f"`value_scale` must be above zero, got {self.value_scale}")
 
     def validate_output(self):
         """Part of `@strict`-powered validation: quantiles in order; counts are scaled, but not shifted."""
@@ -698,11 +698,11 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             raise ValueError(f"`quantiles` must rise within (0, 1), got {self.quantiles}")
         if self.loss != "nll" or self.distribution_output != "negative_binomial":
             return
-        if self.scaling not in (None, "mean") or self.value_mean is not None:
+        if self.scaling not in (None, "mean") or self.value_loc is not None:
             raise ValueError(
-                "`scaling` must be 'mean' or None, and `value_mean` None, with "
+                "`scaling` must be 'mean' or None, and `value_loc` None, with "
                 f"distribution_output='negative_binomial', for counts start at zero: got {self.scaling!r} and "
-                f"{self.value_mean}"
+                f"{self.value_loc}"
             )
 
 

@@ -18,7 +18,7 @@ False in the mask beside it; a series begins with its first observed value, so s
 such values, and nothing else says where they begin.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -99,25 +99,25 @@ class QRNNTimeSeriesScaler(nn.Module):
     """What is taken away from each series before the model reads it, and put back into the forecast.
 
     Args:
-        config: its `scaling` says what, its `value_mean` and `value_std` what else.
+        config: its `scaling` says what, its `value_loc` and `value_scale` what else.
     """
 
     def __init__(self, config: QRNNTimeSeriesConfig):
         super().__init__()
         self.scaling = config.scaling
-        self.value_mean, self.value_std = config.value_mean, config.value_std
+        self.value_loc, self.value_scale = config.value_loc, config.value_scale
         if config.scaling == "revin":
             self.log_weight = nn.Parameter(torch.zeros(config.num_input_channels))
             self.bias = nn.Parameter(torch.zeros(config.num_input_channels))
 
     def unit(self, values: torch.Tensor) -> torch.Tensor:
         """`(channels,)`, the unit of values and errors where the past gives none."""
-        return values.new_ones(values.shape[-1]) if self.value_std is None else values.new_tensor(self.value_std)
+        return values.new_ones(values.shape[-1]) if self.value_scale is None else values.new_tensor(self.value_scale)
 
     def forward(self, values: torch.Tensor, is_observed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`loc` and `scale`, both `(batch, channels)`, of values `(batch, length, channels)`, zero where missing."""
         unit = self.unit(values).expand(values.shape[0], -1)
-        origin = values.new_zeros(values.shape[-1]) if self.value_mean is None else values.new_tensor(self.value_mean)
+        origin = values.new_zeros(values.shape[-1]) if self.value_loc is None else values.new_tensor(self.value_loc)
         origin = origin.expand_as(unit)
         if self.scaling is None:
             return origin, unit
@@ -462,7 +462,126 @@ class QRNNCovariateHead(nn.Module):
         return self.out_proj(F.silu(self.state_proj(state)[:, None] + self.feature_proj(features)))
 
 
-class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draw from generators of this seed, and leave torch's own as they were; `None` for torch's own."""
+    if seed is None:
+        yield
+        return
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+class QRNNTimeSeriesGenerationMixin:
+    """Sample paths. By its name Transformers knows that a model that is loaded with its code needs no other one."""
+
+    # What the class that it is mixed into has
+    config: QRNNTimeSeriesConfig
+    model: QRNNTimeSeriesModel
+    output: Head
+    is_direct: bool
+    _forecast: Callable[..., Any]
+    _coming_features: Callable[..., Any]
+    _patches: Callable[..., Any]
+    _params: Callable[..., Any]
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Not tokens, which is what Transformers asks."""
+        return False
+
+    @torch.no_grad()
+    def generate(
+        self,
+        past_values: torch.Tensor,
+        past_observed_mask: torch.Tensor | None = None,
+        past_time_features: torch.Tensor | None = None,
+        future_time_features: torch.Tensor | None = None,
+        prediction_length: int | None = None,
+        num_parallel_samples: int | None = None,
+        seed: int | None = None,
+    ) -> SampleTSPredictionOutput:
+        """Draw sample paths of the future.
+
+        An autoregressive model goes on from each value that it has drawn, with its state in a cache, so its paths
+        hang together; a direct one draws each value by itself. A model of points has nothing to draw: its paths are
+        all its forecast.
+
+        Args:
+            past_values, past_observed_mask, past_time_features, future_time_features: as in `forward`.
+            prediction_length: how many values, for as many `future_time_features`; `config.prediction_length` by
+                default. A direct model makes no more than these, an autoregressive one any number.
+            num_parallel_samples: how many paths of each series; `config.num_parallel_samples` by default.
+            seed: draw from a generator of that seed, and leave torch's own alone; `None` for torch's own.
+
+        Returns:
+            `sequences` `(batch, num_parallel_samples, prediction_length, channels)`, without the channels if the past
+            values came without.
+
+        Raises:
+            ValueError: as `forward`, and for a number of values or paths out of its range.
+        """
+        length = self.config.prediction_length if prediction_length is None else prediction_length
+        n_paths = self.config.num_parallel_samples if num_parallel_samples is None else num_parallel_samples
+        self._check_generation(length, n_paths, past_values, future_time_features)
+        with seeded(seed, past_values.device):
+            if self.is_direct:
+                if future_time_features is not None:  # each acts on its own value alone
+                    missing = self.config.prediction_length - length
+                    future_time_features = F.pad(future_time_features, (0, 0, 0, missing))
+                past = past_values, past_observed_mask, past_time_features
+                outputs, params = self._forecast(*past, future_time_features)
+                params = tuple(
+                    param[:, None, :length].expand(-1, n_paths, *[-1] * (param.dim() - 1)) for param in params
+                )
+                paths = self.output.sample(params, outputs.loc[:, None, None], outputs.scale[:, None, None])
+            else:
+                past = *split_missing(past_values, past_observed_mask), past_time_features
+                paths = self._sample_paths(*past, future_time_features, length, n_paths)
+        return SampleTSPredictionOutput(sequences=paths.squeeze(3) if past_values.dim() == 2 else paths)
+
+    def _sample_paths(self, values, is_observed, past_features, future_features, length: int, n_paths: int):
+        batch_size, past_length, _ = values.shape
+        patch_length = self.config.patch_length
+        n_patches = -(-length // patch_length)
+        features = self._coming_features(past_features, future_features, past_length + (n_patches - 1) * patch_length)
+        read = None if features is None else features[:, :past_length]
+        outputs = self.model(values, is_observed, read, use_cache=True)
+
+        # The rows of each series side by side, path by path, as if each path were a series of the batch
+        rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device).view(batch_size, 1, -1)
+        rows = rows.expand(-1, n_paths, -1).flatten()
+        cache, hidden_states = outputs.past_key_values, outputs.last_hidden_state[rows, -1:]
+        for layer in cache.layers:
+            layer.batch_select_indices(rows)
+        loc, scale = (part.repeat_interleave(n_paths, dim=0) for part in (outputs.loc, outputs.scale))
+        if features is not None:
+            features = features[:, past_length:].repeat_interleave(n_paths, dim=0)
+
+        patches: list[torch.Tensor] = []
+        for start in range(0, n_patches * patch_length, patch_length):
+            if start:
+                read = None if features is None else features[:, start - patch_length : start]
+                step = {"past_key_values": cache, "loc": loc, "scale": scale, "use_cache": True}
+                hidden_states = self.model(patches[-1], None, read, **step).last_hidden_state
+            params = self._params(self._patches(hidden_states), *loc.shape)
+            patches.append(self.output.sample(params, loc[:, None], scale[:, None]))
+        return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
+
+    def _check_generation(self, length: int, n_paths: int, past_values, features) -> None:
+        if n_paths < 1:
+            raise ValueError(f"`num_parallel_samples` must be at least 1, got {n_paths}")
+        longest = self.config.prediction_length
+        if length < 1 or (self.is_direct and length > longest):
+            limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "at least 1"
+            raise ValueError(f"`prediction_length` must be {limit}, got {length}")
+        shape = past_values.shape[0], length, self.config.num_time_features
+        check_time_features("future_time_features", features, shape)
+
+
+class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesPreTrainedModel):
     """The QRNN with a head that forecasts: numbers, quantiles or distributions, all at once or patch by patch.
 
     Example:
@@ -614,84 +733,6 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
             raw = raw.squeeze(2).unflatten(0, (batch_size, channels)).transpose(1, 2)
         return self.output.params(raw)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        past_values: torch.Tensor,
-        past_observed_mask: torch.Tensor | None = None,
-        past_time_features: torch.Tensor | None = None,
-        future_time_features: torch.Tensor | None = None,
-        prediction_length: int | None = None,
-        num_parallel_samples: int | None = None,
-        seed: int | None = None,
-    ) -> SampleTSPredictionOutput:
-        """Draw sample paths of the future.
-
-        An autoregressive model goes on from each value that it has drawn, with its state in a cache, so its paths
-        hang together; a direct one draws each value by itself. A model of points has nothing to draw: its paths are
-        all its forecast.
-
-        Args:
-            past_values, past_observed_mask, past_time_features, future_time_features: as in `forward`.
-            prediction_length: how many values, for as many `future_time_features`; `config.prediction_length` by
-                default. A direct model makes no more than these, an autoregressive one any number.
-            num_parallel_samples: how many paths of each series; `config.num_parallel_samples` by default.
-            seed: draw from a generator of that seed, and leave torch's own alone; `None` for torch's own.
-
-        Returns:
-            `sequences` `(batch, num_parallel_samples, prediction_length, channels)`, without the channels if the past
-            values came without.
-
-        Raises:
-            ValueError: as `forward`, and for a number of values or paths out of its range.
-        """
-        length = self.config.prediction_length if prediction_length is None else prediction_length
-        n_paths = self.config.num_parallel_samples if num_parallel_samples is None else num_parallel_samples
-        self._check_generation(length, n_paths, past_values, future_time_features)
-        with seeded(seed, past_values.device):
-            if self.is_direct:
-                if future_time_features is not None:  # each acts on its own value alone
-                    missing = self.config.prediction_length - length
-                    future_time_features = F.pad(future_time_features, (0, 0, 0, missing))
-                past = past_values, past_observed_mask, past_time_features
-                outputs, params = self._forecast(*past, future_time_features)
-                params = tuple(
-                    param[:, None, :length].expand(-1, n_paths, *[-1] * (param.dim() - 1)) for param in params
-                )
-                paths = self.output.sample(params, outputs.loc[:, None, None], outputs.scale[:, None, None])
-            else:
-                past = *split_missing(past_values, past_observed_mask), past_time_features
-                paths = self._sample_paths(*past, future_time_features, length, n_paths)
-        return SampleTSPredictionOutput(sequences=paths.squeeze(3) if past_values.dim() == 2 else paths)
-
-    def _sample_paths(self, values, is_observed, past_features, future_features, length: int, n_paths: int):
-        batch_size, past_length, _ = values.shape
-        patch_length = self.config.patch_length
-        n_patches = -(-length // patch_length)
-        features = self._coming_features(past_features, future_features, past_length + (n_patches - 1) * patch_length)
-        read = None if features is None else features[:, :past_length]
-        outputs = self.model(values, is_observed, read, use_cache=True)
-
-        # The rows of each series side by side, path by path, as if each path were a series of the batch
-        rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device).view(batch_size, 1, -1)
-        rows = rows.expand(-1, n_paths, -1).flatten()
-        cache, hidden_states = outputs.past_key_values, outputs.last_hidden_state[rows, -1:]
-        for layer in cache.layers:
-            layer.batch_select_indices(rows)
-        loc, scale = (part.repeat_interleave(n_paths, dim=0) for part in (outputs.loc, outputs.scale))
-        if features is not None:
-            features = features[:, past_length:].repeat_interleave(n_paths, dim=0)
-
-        patches: list[torch.Tensor] = []
-        for start in range(0, n_patches * patch_length, patch_length):
-            if start:
-                read = None if features is None else features[:, start - patch_length : start]
-                step = {"past_key_values": cache, "loc": loc, "scale": scale, "use_cache": True}
-                hidden_states = self.model(patches[-1], None, read, **step).last_hidden_state
-            params = self._params(self._patches(hidden_states), *loc.shape)
-            patches.append(self.output.sample(params, loc[:, None], scale[:, None]))
-        return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
-
     def _check_future(self, past_values, values, observed_mask, features) -> None:
         batch_size, length = past_values.shape[0], self.config.prediction_length
         if not self.is_direct:  # any length, but that of the values is that of the covariates
@@ -713,28 +754,6 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesPreTrainedModel):
                 f"without the channels, got {tuple(observed_mask.shape)}"
             )
         check_time_features("future_time_features", features, (batch_size, length, self.config.num_time_features))
-
-    def _check_generation(self, length: int, n_paths: int, past_values, features) -> None:
-        if n_paths < 1:
-            raise ValueError(f"`num_parallel_samples` must be at least 1, got {n_paths}")
-        longest = self.config.prediction_length
-        if length < 1 or (self.is_direct and length > longest):
-            limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "at least 1"
-            raise ValueError(f"`prediction_length` must be {limit}, got {length}")
-        shape = past_values.shape[0], length, self.config.num_time_features
-        check_time_features("future_time_features", features, shape)
-
-
-@contextmanager
-def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from generators of this seed, and leave torch's own as they were; `None` for torch's own."""
-    if seed is None:
-        yield
-        return
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
-        torch.manual_seed(seed)
-        yield
 
 
 __all__ = ["QRNNForTimeSeriesPrediction", "QRNNTimeSeriesModel", "QRNNTimeSeriesPreTrainedModel"]

@@ -31,7 +31,7 @@ class LinearForecaster(nn.Module):
     def __init__(self, config: QRNNTimeSeriesConfig):
         super().__init__()
         loss = config.loss if config.loss in ("mse", "mae", "huber") else "mse"
-        values = {"value_mean": config.value_mean, "value_std": config.value_std}
+        values = {"value_loc": config.value_loc, "value_scale": config.value_scale}
         self.config = QRNNTimeSeriesConfig(
             scaling="last", loss=loss, num_input_channels=config.num_input_channels, **values
         )

@@ -101,7 +101,7 @@ class ForecasterArguments:
 
 ARGUMENTS = (DataArguments, ForecasterArguments, TrainingArguments)
 FIXED_BY_DATA = {
-    *("num_input_channels", "num_time_features", "value_mean", "value_std", "context_length", "prediction_length")
+    *("num_input_channels", "num_time_features", "value_loc", "value_scale", "context_length", "prediction_length")
 }
 
 
@@ -224,8 +224,8 @@ def make_model(
     of_data = {
         "num_input_channels": training_part.shape[1],
         "num_time_features": len(names_in(data.covariate_columns)),
-        "value_mean": mean.tolist(),
-        "value_std": std.mask(std == 0, 1.0).tolist(),
+        "value_loc": mean.tolist(),
+        "value_scale": std.mask(std == 0, 1.0).tolist(),
         "context_length": data.context_length,
         "prediction_length": data.prediction_length,
     }
@@ -236,7 +236,7 @@ def make_model(
         if taken:
             raise ValueError(f"{', '.join(taken)} come from the data and their own options")
         if overrides.get("distribution_output") == "negative_binomial":
-            del of_data["value_mean"]  # counts are measured from zero
+            del of_data["value_loc"]  # counts are measured from zero
         model = QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(**of_data, **overrides))
     return model if model_args.architecture == "qrnn" else equal_lstm(model)
 
@@ -338,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{model.config.num_input_channels} variables; {model.num_parameters():,} parameters")
 
     trainer = train(model, training, windows)
-    std, device = model.config.value_std, model.device
+    std, device = model.config.value_scale, model.device
     forecast = forecast_by(model.eval())
     scores = {split: score(forecast, windows[split], std, device) for split in SPLITS[1:]}
     baselines = score_baselines(data, windows["test"], std, device)

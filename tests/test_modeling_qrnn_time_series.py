@@ -293,7 +293,7 @@ def test_reversible_normalisation_has_a_scale_and_a_shift_of_each_channel(make_m
 def test_the_training_data_give_what_the_past_does_not(scaling, make_model):
     """A constant series has no unit of its own, an unobserved one nothing at all."""
     mean, std = [1.0, 2.0, 3.0], [0.5, 4.0, 10.0]
-    model = make_model(scaling=scaling, value_mean=mean, value_std=std)
+    model = make_model(scaling=scaling, value_loc=mean, value_scale=std)
     past = torch.full((1, 6, 3), 7.0, dtype=torch.float64)
     past[..., 2] = NAN
     outputs = model(past)
@@ -351,7 +351,7 @@ def test_nothing_to_learn_from_a_future_without_values(make_model):
 def test_losses_of_points(loss, make_model):
     """The mean over all observed values of the batch, in units of the training data."""
     std = [0.5, 4.0, 10.0]
-    model = make_model(loss=loss, value_std=std, huber_delta=0.3)
+    model = make_model(loss=loss, value_scale=std, huber_delta=0.3)
     batch = make_batch(model.config)
     outputs = model(**batch)
     error = (outputs.prediction_outputs - batch["future_values"]) / torch.tensor(std)
@@ -361,7 +361,7 @@ def test_losses_of_points(loss, make_model):
 
 
 def test_loss_of_quantiles(make_model):
-    model = make_model(loss="quantile", quantiles=[0.1, 0.5, 0.8], value_std=[0.5, 4.0, 10.0])
+    model = make_model(loss="quantile", quantiles=[0.1, 0.5, 0.8], value_scale=[0.5, 4.0, 10.0])
     batch = make_batch(model.config)
     outputs = model(**batch)
     (quantiles,) = outputs.params
@@ -593,7 +593,7 @@ def test_gradient_checkpointing(options, make_model):
 @pytest.mark.parametrize("options", MODELS, ids=str)
 @torch.no_grad()
 def test_saved_is_loaded(options, make_model, tmp_path):
-    model = make_model(**options, value_mean=[1.0, 2.0, 3.0], scaling="revin", loss="quantile").float()
+    model = make_model(**options, value_loc=[1.0, 2.0, 3.0], scaling="revin", loss="quantile").float()
     model.save_pretrained(tmp_path)
     loaded = AutoModelForTimeSeriesPrediction.from_pretrained(tmp_path).eval()
     assert type(loaded) is QRNNForTimeSeriesPrediction
@@ -614,7 +614,12 @@ def make_waves(n_rows: int) -> list[dict[str, torch.Tensor]]:
 def test_trainer(tmp_path):
     """It trains, evaluates the loss and predicts the forecasts, without a special setting."""
     config = QRNNTimeSeriesConfig(
-        hidden_size=16, patch_length=4, prediction_length=12, num_input_channels=2, loss="mse", value_std=[10.0, 10.0]
+        hidden_size=16,
+        patch_length=4,
+        prediction_length=12,
+        num_input_channels=2,
+        loss="mse",
+        value_scale=[10.0, 10.0],
     )
     options = {"max_steps": 60, "learning_rate": 0.02, "per_device_train_batch_size": 16, "use_cpu": True}
     options |= {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}

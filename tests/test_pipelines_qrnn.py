@@ -346,7 +346,7 @@ def test_a_constant_column(forecaster):
     frame["x"] = 7.5
     table = forecaster()(frame)
     assert np.isfinite(table.to_numpy()).all()
-    assert forecaster(loss="mse", scaling="last_std", value_mean=[0.0], value_std=[1e-9])(frame[["x"]])["x"][
+    assert forecaster(loss="mse", scaling="last_std", value_loc=[0.0], value_scale=[1e-9])(frame[["x"]])["x"][
         "mean"
     ].to_numpy() == pytest.approx(7.5)
 

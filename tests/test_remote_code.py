@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import (
@@ -39,6 +40,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
     AutoProcessor,
     DynamicCache,
@@ -221,6 +223,44 @@ def test_speech_is_saved_with_code_and_the_whole_auto_map(saved_speech):
             assert f"class {class_name}(" in (saved_speech / name / f"{module}.py").read_text()
 
 
+def make_frame() -> pd.DataFrame:
+    walk = np.random.default_rng(0).normal(size=(30, 2)).cumsum(axis=0)
+    return pd.DataFrame(walk, index=pd.date_range("2026-01-01", periods=30, freq="h"), columns=["x", "y"])
+
+
+@torch.no_grad()
+def forecasts(model) -> list[torch.Tensor]:
+    past = torch.tensor(make_frame().to_numpy())[None]
+    return [model(past).prediction_outputs, model.generate(past, num_parallel_samples=3, seed=0).sequences]
+
+
+@pytest.fixture
+def saved_time_series(redraw, tmp_path):
+    """The folder of a pipeline and its model, with what they compute."""
+    from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig
+
+    options = {"horizon": "autoregressive", "scaling": "revin", "channel_mode": "mixed", "connection": "residual"}
+    sizes = {"hidden_size": 8, "prediction_length": 5, "patch_length": 2, "num_input_channels": 2}
+    model = redraw(QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(**sizes, **options)))
+    forecaster = pipeline("time-series-forecasting", model=model)
+    forecaster.save_pretrained(tmp_path / "model")
+    torch.save(forecasts(model), tmp_path / "expected.pt")
+    forecaster(make_frame()).to_pickle(tmp_path / "expected.pkl")
+    return tmp_path
+
+
+def test_time_series_is_saved_with_code_and_the_whole_auto_map(saved_time_series):
+    config = json.loads((saved_time_series / "model" / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_qrnn.QRNNTimeSeriesConfig",
+        "AutoModel": "modeling_qrnn_time_series.QRNNTimeSeriesModel",
+        "AutoModelForTimeSeriesPrediction": "modeling_qrnn_time_series.QRNNForTimeSeriesPrediction",
+    }
+    saved = {file.name: file.read_text() for file in (saved_time_series / "model").glob("*.py")}
+    assert {"modeling_qrnn_time_series.py", "configuration_qrnn.py", "pipelines_qrnn.py"} <= set(saved)
+    assert all(text == (PACKAGE / name).read_text() for name, text in saved.items())
+
+
 # --- in processes of their own ---
 
 
@@ -257,6 +297,10 @@ def test_without_the_package(saved_models):
 
 def test_speech_without_the_package(saved_speech):
     run(speech_without_the_package, saved_speech, "-I")
+
+
+def test_time_series_without_the_package(saved_time_series):
+    run(time_series_without_the_package, saved_time_series, "-I")
 
 
 def test_beside_the_package_loaded_first(saved_models):
@@ -349,6 +393,31 @@ def speech_without_the_package(folder: Path) -> None:
     options = {"model": str(folder / "classification"), "trust_remote_code": True}
     best = pipeline("audio-classification", **options)(audio)[0]
     assert best["label"] == f"LABEL_{int(scores.argmax())}" and abs(best["score"] - float(scores.max())) < 1e-5
+
+
+def time_series_without_the_package(folder: Path) -> None:
+    sys.modules["modeling_qrnn"] = None
+    expected = torch.load(folder / "expected.pt")
+    model = load(AutoModelForTimeSeriesPrediction, folder / "model")
+    assert type(model).__module__.startswith("transformers_modules.")
+    model.save_pretrained(folder / "again" / "model")
+    for copied in (
+        model,
+        load(AutoModelForTimeSeriesPrediction, folder / "again" / "model"),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        torch.testing.assert_close(forecasts(copied), expected, rtol=1e-5, atol=1e-5)
+    past = torch.tensor(make_frame().to_numpy())[None]
+    body = load(AutoModel, folder / "model")
+    assert torch.equal(body(past).last_hidden_state, model.model(past).last_hidden_state)
+    forecaster = pipeline("time-series-forecasting", model=str(folder / "model"), trust_remote_code=True)
+    pd.testing.assert_frame_equal(forecaster(make_frame()), pd.read_pickle(folder / "expected.pkl"), rtol=1e-4)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
+    batch = {"past_values": past[:, :25], "future_values": past[:, 25:]}
+    before = model(**batch).loss
+    before.backward()
+    optimizer.step()
+    assert model(**batch).loss < before
 
 
 def package_then_remote(folder: Path) -> None:

@@ -102,8 +102,8 @@ def test_scores_are_those_of_the_saved_model(run):
     values[[100, 220]] = NAN
     mean, std = np.nanmean(values[:150], axis=0), np.nanstd(values[:150], axis=0)
     model = AutoModelForTimeSeriesPrediction.from_pretrained(folder)
-    np.testing.assert_allclose(model.config.value_mean, mean)
-    np.testing.assert_allclose(model.config.value_std, std)
+    np.testing.assert_allclose(model.config.value_loc, mean)
+    np.testing.assert_allclose(model.config.value_scale, std)
     for split, begin, end in (("validation", 150, 190), ("test", 190, 240)):
         errors = []
         for start in range(begin, end - 6 + 1):
@@ -172,7 +172,7 @@ def test_a_column_that_never_moves(run):
     table = make_table()[["stamp", "low"]].assign(still=7.0)
     table.to_csv("still.csv", index=False)
     scores, folder = run(data_file="still.csv")
-    assert json.loads((folder / "config.json").read_text())["value_std"][1] == 1
+    assert json.loads((folder / "config.json").read_text())["value_scale"][1] == 1
     assert scores["baselines"]["last value"]["mae"] < 1
 
 
@@ -289,7 +289,7 @@ def test_baselines_by_hand():
 
 
 def test_linear_forecaster_is_a_linear_map_of_what_came_after_the_last_value():
-    config = QRNNTimeSeriesConfig(context_length=4, prediction_length=3, num_input_channels=2, value_std=[1.0, 5.0])
+    config = QRNNTimeSeriesConfig(context_length=4, prediction_length=3, num_input_channels=2, value_scale=[1.0, 5.0])
     model, past, future = LinearForecaster(config), torch.randn(2, 4, 2), torch.randn(2, 3, 2)
     outputs = model(past, future_values=future)
     expected = past[:, -1:] + torch.einsum("bth,pt->bph", past - past[:, -1:], model.proj.weight)

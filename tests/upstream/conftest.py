@@ -65,6 +65,10 @@ CLASS_NAMES = {
         "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES": "QRNNForAudioClassification",
         "MODEL_FOR_CTC_MAPPING_NAMES": "QRNNForCTC",
     },
+    "qrnn_time_series": {
+        "MODEL_MAPPING_NAMES": "QRNNTimeSeriesModel",
+        "MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING_NAMES": "QRNNForTimeSeriesPrediction",
+    },
 }
 
 MARKERS = (

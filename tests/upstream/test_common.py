@@ -36,12 +36,15 @@ from modeling_qrnn import (
     QRNNForCTC,
     QRNNForMaskedLM,
     QRNNForSequenceClassification,
+    QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
     QRNNModel,
     QRNNSeq2SeqConfig,
     QRNNSeq2SeqModel,
     QRNNSpeechConfig,
     QRNNSpeechModel,
+    QRNNTimeSeriesConfig,
+    QRNNTimeSeriesModel,
 )
 
 
@@ -256,3 +259,71 @@ class QRNNFeatureExtractorTester:
 class QRNNFeatureExtractionTest(SequenceFeatureExtractionTestMixin, unittest.TestCase):
     feature_extraction_class = QRNNFeatureExtractor
     feat_extract_tester = QRNNFeatureExtractorTester()
+
+
+# --- time series ---
+
+
+class QRNNTimeSeriesModelTester:
+    """A tiny model that forecasts and a batch for it."""
+
+    batch_size = 3
+    seq_length = 7  # patches
+    is_training = True
+    hidden_size = 32
+    num_hidden_layers = 2
+
+    def __init__(self, **options):
+        self.options = options
+
+    def get_config(self) -> QRNNTimeSeriesConfig:
+        return QRNNTimeSeriesConfig(
+            prediction_length=5,
+            patch_length=2,
+            num_input_channels=2,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            **self.options,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[QRNNTimeSeriesConfig, dict[str, torch.Tensor]]:
+        shape = [self.batch_size, 2 * self.seq_length, 2]
+        inputs = {"past_values": floats_tensor(shape), "past_observed_mask": ids_tensor(shape, 2)}
+        return self.get_config(), inputs
+
+
+class QRNNTimeSeriesModelTest(ModelTesterMixin, unittest.TestCase):
+    """Independent channels, all values at once, the paper's stack."""
+
+    all_model_classes = (QRNNTimeSeriesModel, QRNNForTimeSeriesPrediction)
+    model_tester = QRNNTimeSeriesModelTester()
+    has_attentions = False
+    test_resize_embeddings = False
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if return_labels and model_class is QRNNForTimeSeriesPrediction:
+            inputs["future_values"] = torch.ones(self.model_tester.batch_size, 5, 2)
+        return inputs
+
+    @unittest.skip("a model that reads numbers embeds no words")
+    def test_model_get_set_embeddings(self):
+        pass
+
+    def test_config(self):
+        properties = ["hidden_size", "num_hidden_layers"]
+        options = {"has_text_modality": False, **self.model_tester.options}
+        ConfigTester(self, QRNNTimeSeriesConfig, common_properties=properties, **options).run_common_tests()
+
+
+class QRNNMixedTimeSeriesModelTest(QRNNTimeSeriesModelTest):
+    """Mixed channels, patch by patch, in residual blocks, with learned normalisation and quantiles."""
+
+    model_tester = QRNNTimeSeriesModelTester(
+        channel_mode="mixed",
+        horizon="autoregressive",
+        scaling="revin",
+        loss="quantile",
+        connection="residual",
+        intermediate_size=48,
+    )
