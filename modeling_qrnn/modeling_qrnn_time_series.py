@@ -286,7 +286,7 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
             ValueError: if a shape does not fit the others or the config, the series is empty, covariates are missing
                 or not expected, not finite (on a CPU), or a cache of another model or batch size is given.
         """
-        self._check_inputs(past_values, past_observed_mask, past_time_features)
+        self.check_past(past_values, past_observed_mask, past_time_features)
         values, is_observed = split_missing(past_values, past_observed_mask)
         if (loc is None) != (scale is None):
             raise ValueError("`loc` and `scale` must be given together, got one of them")
@@ -312,9 +312,10 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
             last_hidden_state=hidden_states, past_key_values=past_key_values, loc=loc, scale=scale
         )
 
-    def _check_inputs(
+    def check_past(
         self, values: torch.Tensor, observed_mask: torch.Tensor | None, features: torch.Tensor | None
     ) -> None:
+        """Refuse what `forward` could not read."""
         channels = self.config.num_input_channels
         if values.dim() not in (2, 3) or 0 in values.shape[1:]:
             raise ValueError(
@@ -525,6 +526,7 @@ class QRNNTimeSeriesGenerationMixin:
         """
         length = self.config.prediction_length if prediction_length is None else prediction_length
         n_paths = self.config.num_parallel_samples if num_parallel_samples is None else num_parallel_samples
+        self.model.check_past(past_values, past_observed_mask, past_time_features)
         self._check_generation(length, n_paths, past_values, future_time_features)
         with seeded(seed, past_values.device):
             if self.is_direct:
@@ -650,6 +652,7 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         Raises:
             ValueError: as `QRNNTimeSeriesModel`, and if what is said of the future has another shape.
         """
+        self.model.check_past(past_values, past_observed_mask, past_time_features)
         self._check_future(past_values, future_values, future_observed_mask, future_time_features)
         if self.is_direct:
             past = past_values, past_observed_mask, past_time_features
