@@ -16,6 +16,7 @@
 import gzip
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -181,7 +182,10 @@ def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     settings = {"max_steps": 40, "save_steps": 1, "eval_steps": 10, "save_total_limit": 3}
     _, folder = run(output="whole", **settings)
     command = [sys.executable, ROOT / "scripts/train_language_model.py", "recipe.yaml", "--output-dir", "killed"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not Path("killed/checkpoint-5").exists() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@
 """scripts/train_sequence_classifier.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
 
 import json
+import os
 import random
 import signal
 import statistics
@@ -325,7 +326,10 @@ def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     settings = {"num_train_epochs": 6, "save_total_limit": 2}
     _, folder = run(output="whole", **settings)
     command = [sys.executable, ROOT / "scripts/train_sequence_classifier.py", "recipe.yaml", "--output-dir", "killed"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not Path("killed/checkpoint-20").exists() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
