@@ -22,6 +22,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_language_model
+import train_seq2seq
 import train_sequence_classifier
 import train_time_series
 import train_token_classifier
@@ -37,6 +38,7 @@ LANGUAGE_MODELS = {
 }
 CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
+WRITERS = {"multi30k": "translation", "multi30k-characters": "translation", "scitldr": "summarization"}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
 SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true"]
 SMALLER += ["--model-overrides", json.dumps(SMALL)]
@@ -57,7 +59,7 @@ def write_rows(splits: dict[str, str], make_row) -> list[str]:
 
 
 def test_every_recipe_is_tried():
-    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, "etth1", "quickstart"}
+    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, *WRITERS, "etth1", "quickstart"}
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -111,6 +113,23 @@ def test_tagger(name, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
     tokens = pipeline("token-classification", model=str(folder), ignore_labels=[])("ba be")
     assert {token["entity"] for token in tokens} <= {*tags}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writer(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = ("source", "target") if name == "scitldr" else ("de", "en")
+    files = write_rows(
+        ["train", "validation", "test"], lambda line, _: dict(zip(columns, (line, line.upper()), strict=True))
+    )
+    smaller = {"hidden_size": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_kernel_size": 2}
+    smaller |= {"num_attention_heads": 2, "intermediate_size": 16} if name != "multi30k-characters" else {}
+    options = ["--model-overrides", json.dumps(smaller), "--max-new-tokens", "8"]
+    train_seq2seq.main([str(RECIPES[name]), *files, *SMALLER[:-2], *options])
+    folder = Path(f"{name}-output")
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "test.txt"}
+    (answer,) = pipeline(WRITERS[name], model=str(folder))("ba be")
+    assert [*answer] == [{"translation": "translation_text", "summarization": "summary_text"}[WRITERS[name]]]
 
 
 def test_forecaster(tmp_path, monkeypatch):
