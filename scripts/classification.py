@@ -70,7 +70,9 @@ def make_trainer(
     splits: Mapping[str, Dataset],
     data_collator: Callable,
     measure: Measure,
+    **options: Any,
 ) -> Trainer:
+    """`Trainer` for a classifier; the options are more of its arguments."""
     with one_line_error("training", ValueError):
         return Trainer(
             model,
@@ -81,6 +83,7 @@ def make_trainer(
             data_collator=data_collator,
             compute_metrics=measure,
             preprocess_logits_for_metrics=most_likely,
+            **options,
         )
 
 

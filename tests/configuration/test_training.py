@@ -36,7 +36,7 @@ LANGUAGE_MODELS = {
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
     "imdb-language-model": {**SMALL, "intermediate_size": 16},
 }
-CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
+CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper", "imdb-transfer"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
 WRITERS = {"multi30k": "translation", "multi30k-characters": "translation", "scitldr": "summarization"}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
@@ -85,14 +85,22 @@ def test_language_model(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    splits = {"sentence-classification": ["train"], "imdb-paper": ["train", "test"]}
+    splits = {
+        "sentence-classification": ["train"],
+        "imdb-paper": ["train", "test"],
+        "imdb-transfer": ["train", "test"],
+    }
     column = "sentence" if name == "sst2" else "text"
     files = write_rows(
         splits.get(name, ["train", "validation", "test"]),
         lambda line, number: {column: line, "label": ("neg", "pos")[number % 2]},
     )
     fold = ["--fold", "10"] if name == "sentence-classification" else []
-    train_sequence_classifier.main([str(RECIPES[name]), *files, *SMALLER, *fold])
+    smaller = SMALLER
+    if name == "imdb-transfer":
+        test_language_model("imdb-language-model", tmp_path, monkeypatch)  # where the recipe begins
+        smaller = SMALLER[:-2]
+    train_sequence_classifier.main([str(RECIPES[name]), *files, *smaller, *fold])
     folder = Path(f"{name}-output", *(["fold-10"] if fold else []))
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
     (answer,) = pipeline("text-classification", model=str(folder))("ba be")
