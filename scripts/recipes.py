@@ -14,6 +14,7 @@
 """A run from a recipe: a YAML file of data, model and training arguments. Interrupted, it goes on where it stopped."""
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -198,15 +199,31 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def keep_settings(settings: dict[str, Any], folder: Path) -> None:
-    """A run goes on only with the settings that it began with, but for those that change nothing in its result."""
-    file = folder / "recipe.yaml"
-    if last_complete_checkpoint(folder) is not None and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        names = {*before, *settings} - FREE_SETTINGS
-        changed = sorted(name for name in names if before.get(name) != settings.get(name))
-        if changed:
-            names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
-            stop(f"{folder} holds a run with other settings ({names}): choose another --output-dir")
+    """A run goes on only with the settings that it began with, but for those that change nothing in its result.
+
+    Of the files that it reads the contents must be the same, too.
+    """
+    digests = {name: file_digest(value) for name, value in settings.items() if name.endswith("_file")}
     with one_line_error(f"--output-dir {folder}", OSError):
+        if last_complete_checkpoint(folder) is not None:
+            check_unchanged(folder / "recipe.yaml", settings, "settings", folder)
+            check_unchanged(folder / "digests.yaml", digests, "data", folder)
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(settings, sort_keys=True), encoding="utf-8")
+        for name, values in (("recipe", settings), ("digests", digests)):
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=True), encoding="utf-8")
+
+
+def file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_unchanged(file: Path, values: dict[str, Any], what: str, folder: Path) -> None:
+    if not file.is_file():
+        return
+    before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    names = {*before, *values} - FREE_SETTINGS
+    changed = sorted(name for name in names if before.get(name) != values.get(name))
+    if changed:
+        names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
+        stop(f"{folder} holds a run with other {what} ({names}): choose another --output-dir")

@@ -66,6 +66,7 @@ def describe_run(program: str, task: str, source: str, trainer: Trainer, setting
 
 def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics: Mapping[str, str]) -> None:
     """Write the card, and push all of it if that is wanted; `metrics` are the Hub's names of scores, and ours."""
+    run["has_curve"] = (Path(trainer.args.output_dir) / "loss_curve.png").exists()
     card = ModelCard.from_template(ModelCardData(), template_path=str(MODEL_CARD), run=run)
     card.data.model_name = run["name"]
     card.data.pipeline_tag = run["task"]

@@ -25,6 +25,10 @@ from command_line import one_line_error, stop
 
 SPLITS = ("train", "validation", "test")
 FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+OPTIONS = {
+    "text": {"encoding": "utf-8-sig"},  # a byte order mark is no text
+    "csv": {"encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]},  # "NA" and "null" are words
+}
 
 
 @dataclass
@@ -74,6 +78,8 @@ def read_splits(data: TextArguments, sample_by: str = "line") -> dict[str, tuple
     if data.dataset is not None:
         with one_line_error(f"--dataset {data.dataset}", OSError, ValueError, RuntimeError):
             splits = datasets.load_dataset(data.dataset, data.dataset_config, streaming=True)
+        if "train" not in splits:
+            stop(f"--dataset {data.dataset}: there is no train split; the splits are {', '.join(splits)}")
         return {split: (f"{data.dataset}, {split}", splits[split]) for split in SPLITS if split in splits}
     files = {split: getattr(data, f"{split}_file") for split in SPLITS}
     return {split: (path, open_file(path, sample_by)) for split, path in files.items() if path is not None}
@@ -83,7 +89,9 @@ def open_file(path: str, sample_by: str) -> Iterable[dict]:
     suffix = Path(path.removesuffix(".gz")).suffix
     if suffix not in FORMATS:
         stop(f"{path}: the name must end in {', '.join(FORMATS)} or one of these and .gz")
-    options = {"sample_by": sample_by} if suffix == ".txt" else {}
+    options = OPTIONS.get(FORMATS[suffix], {})
+    if suffix == ".txt":
+        options = {**options, "sample_by": sample_by}
     with one_line_error(path, OSError, ValueError, RuntimeError):
         return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
 

@@ -124,3 +124,14 @@ def train_tokenizer(
             raise ValueError("it has neither a pad token nor an end token to pad with")
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # what is a pad is told by the mask alone
         return tokenizer
+
+
+def report_unknown(splits: Mapping[str, Iterable[Iterable[int]]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell how many tokens of each split, `(rows, tokens)`, the vocabulary does not have, if it lacks any."""
+    if tokenizer.unk_token_id is None:
+        return
+    for split, rows in splits.items():
+        counts = Counter(itertools.chain.from_iterable(rows))
+        if counts[tokenizer.unk_token_id]:
+            share = counts[tokenizer.unk_token_id] / counts.total()
+            print(f"{split}: {share:.2%} of the tokens are {tokenizer.unk_token}, as the text has it or unknown")

@@ -53,7 +53,7 @@ from text_data import (
     read_column,
     read_splits,
 )
-from tokenization import train_tokenizer
+from tokenization import report_unknown, train_tokenizer
 
 
 @dataclass
@@ -103,7 +103,8 @@ def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedToken
     if data.tokenizer == "character":
         documents = [document + "\n" for document in documents[:-1]] + documents[-1:]
     end = [] if data.tokenizer == "character" or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [ids + end for ids in tokenizer(documents)["input_ids"]]
+    encoded = tokenizer(documents)["input_ids"]  # some tokenizers set an end mark of their own
+    return [ids if end and ids[-1:] == end else ids + end for ids in encoded]
 
 
 def check_length(split: str, documents: list[list[int]], data: DataArguments) -> None:
@@ -161,13 +162,18 @@ def make_trainer(
 
 
 def score(
-    trainer: QRNNTrainer, split: str, scored: Any, texts: list[str], data: DataArguments
+    trainer: QRNNTrainer,
+    split: str,
+    scored: Any,
+    texts: list[str],
+    documents: list[list[int]],
+    data: DataArguments,
 ) -> dict[str, float | int]:
     """What a split costs: per token, and per character and byte where the tokens spell the text."""
     metrics = trainer.evaluate(scored, metric_key_prefix=split)
     result = {name: metrics[f"{split}_{name}"] for name in ("loss", "perplexity", "tokens")}
     if data.tokenizer != "word":
-        nats, text = result["loss"] * result["tokens"], spelled(scored, texts, data, trainer.processing_class)
+        nats, text = result["loss"] * result["tokens"], spelled(texts, documents, data, trainer.processing_class)
         result["bits_per_character"], result["bits_per_byte"] = bits(nats, len(text)), bits(nats, len(text.encode()))
     if data.zero_state_window and isinstance(scored, torch.Tensor):
         metrics = trainer.evaluate(cut(scored, data.zero_state_window), metric_key_prefix=f"{split}_windows")
@@ -175,16 +181,22 @@ def score(
     return result
 
 
-def spelled(scored: Any, texts: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> str:
+def spelled(
+    texts: list[str], documents: list[list[int]], data: DataArguments, tokenizer: PreTrainedTokenizerBase
+) -> str:
     """The text that the scored tokens spell: all of it but what the first token of each sequence does."""
-    sequences = [scored[:1]] if isinstance(scored, torch.Tensor) else [row[:1] for row in scored["input_ids"]]
-    given = tokenizer.batch_decode(sequences, skip_special_tokens=True)
-    return ("\n" if data.tokenizer == "character" else "").join(texts)[len("".join(given)) :]
+    shortest = 2 if data.layout == "documents" else 1  # a document of one token predicts nothing
+    read = [(text, ids) for text, ids in zip(texts, documents, strict=True) if len(ids) >= shortest]
+    n_sequences = len(read) if data.layout == "documents" else 1
+    given = tokenizer.batch_decode([ids[:1] for _, ids in read[:n_sequences]], skip_special_tokens=True)
+    parts = [text[len(first) :] for (text, _), first in itertools.zip_longest(read, given, fillvalue="")]
+    return ("\n" if data.tokenizer == "character" else "").join(parts)
 
 
 def publish_model(
     trainer: QRNNTrainer,
     data: DataArguments,
+    model_args: ModelArguments,
     settings: dict[str, Any],
     texts: dict[str, list[str]],
     scores: dict[str, dict[str, float | int]],
@@ -193,7 +205,7 @@ def publish_model(
     prompt = " ".join(texts["validation"]).strip()[:60]
     prompt = prompt.rsplit(maxsplit=1)[0] if prompt else next(filter(str.strip, texts["train"])).split()[0]
     run = describe_run(__file__, "text-generation", describe_source(data), trainer, settings, scores)
-    run["layout"] = data.layout
+    run["layout"], run["init_from"] = data.layout, model_args.init_from
     run["sample"] = write_sample(Path(trainer.args.output_dir), prompt, trainer.args.seed, max_new_tokens=200)
     publish(trainer, run, data.dataset, {"perplexity": "perplexity"})
 
@@ -208,12 +220,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(training.seed)
 
     texts = read_documents(data)
-    tokenizer = train_tokenizer(data, texts, model_args.init_from)
+    learned = {split: [*part, "\n"] for split, part in texts.items()} if data.tokenizer == "character" else texts
+    tokenizer = train_tokenizer(data, learned, model_args.init_from)  # that knows what `encode` ends a document with
     documents = {split: encode(part, data, tokenizer) if part else [] for split, part in texts.items()}
     for split, part in documents.items():
         check_length(split, part, data)
     model = make_model(QRNNForCausalLM, model_args, tokenizer)
     print(", ".join(f"{split}: {sum(map(len, part)):,} tokens" for split, part in documents.items()))
+    report_unknown(documents, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
     with one_line_error("training", ValueError):
@@ -221,7 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores = {
-        split: score(trainer, split, scored[split], texts[split], data) for split in SPLITS[1:] if split in scored
+        split: score(trainer, split, scored[split], texts[split], documents[split], data)
+        for split in SPLITS[1:]
+        if split in scored
     }
     trainer.save_model()
     if trainer.is_world_process_zero():
@@ -231,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             plot_loss(trained, measured, "nats per token", folder / "loss_curve.png")
         report(scores)
         if model_args.architecture == "qrnn":
-            publish_model(trainer, data, settings, texts, scores)
+            publish_model(trainer, data, model_args, settings, texts, scores)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ from text_data import (
     read_columns,
     read_splits,
 )
-from tokenization import train_tokenizer
+from tokenization import report_unknown, train_tokenizer
 
 
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
@@ -333,6 +333,7 @@ def train(
     encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
     model = make_translator(model_args, tokenizer, writing)
     print(", ".join(f"{split}: {len(rows):,} pairs" for split, rows in encoded.items()))
+    report_unknown({split: rows["input_ids"] for split, rows in encoded.items()}, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
     references = splits["validation"]["references"][:]

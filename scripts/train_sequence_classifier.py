@@ -76,7 +76,7 @@ from text_data import (
     read_columns,
     read_splits,
 )
-from tokenization import train_tokenizer
+from tokenization import report_unknown, train_tokenizer
 
 
 METRICS = ("accuracy", "macro_f1")
@@ -283,6 +283,7 @@ def train(
     encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
     model = make_model(QRNNForSequenceClassification, model_args, tokenizer, **config_names(names))
     print(", ".join(f"{split}: {len(rows):,} texts" for split, rows in splits.items()))
+    report_unknown({split: rows["input_ids"] for split, rows in encoded.items()}, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {len(names)} labels; {model.num_parameters():,} parameters")
 
     collator, options = DataCollatorWithPadding(tokenizer), transfer_options(model, transfer, training)

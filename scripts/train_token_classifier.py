@@ -73,7 +73,7 @@ from text_data import (
     read_columns,
     read_splits,
 )
-from tokenization import train_tokenizer
+from tokenization import report_unknown, train_tokenizer
 
 
 NOT_SCORED = -100  # what losses and metrics leave out
@@ -250,6 +250,7 @@ def train(
     encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
     model = make_model(QRNNForTokenClassification, model_args, tokenizer, **config_names(names))
     print(", ".join(f"{split}: {len(rows):,} texts" for split, rows in splits.items()))
+    report_unknown({split: rows["input_ids"] for split, rows in encoded.items()}, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {len(names)} tags; {model.num_parameters():,} parameters")
 
     collator, by_names = DataCollatorForTokenClassification(tokenizer), functools.partial(measure, names=names)

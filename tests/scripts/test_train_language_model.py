@@ -17,6 +17,7 @@ import gzip
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,6 +100,39 @@ def test_saved_model_gives_the_reported_score(run):
     windows = [window for window in ids.split(10, dim=1) if window.shape[1] > 1]
     n_tokens = sum(window.shape[1] - 1 for window in windows)
     assert score["loss_of_windows"] == pytest.approx(sum(map(nats, windows)) / n_tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("tokenizer", ["character", "bpe"])
+@pytest.mark.parametrize("layout", ["documents", "streams", "packed"])
+def test_bits_are_of_the_text_that_is_scored(tokenizer, layout, run):
+    """Read again by hand: the saved model over each document, or over all as one, of text that is not ASCII."""
+    texts = [f"é{line}ü" for line in LINES[::6]] + ["ö"]
+    for split, part in {"train": texts, "validation": texts[::2]}.items():
+        Path(f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation")}
+    scores, folder = run(**files, tokenizer=tokenizer, vocab_size=300, layout=layout, validation_share=0.0)
+    model, tokens = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    end = "\n" if tokenizer == "character" else tokens.eos_token
+    held_out = [text + end for text in texts[::2]]
+    if tokenizer == "character":  # whose line break is between documents
+        held_out[-1] = held_out[-1].removesuffix(end)
+    sequences = [tokens(text)["input_ids"] for text in held_out]
+    sequences = sequences if layout == "documents" else [[token for ids in sequences for token in ids]]
+    nats, n_characters, n_bytes = 0.0, 0, 0
+    for ids in filter(lambda ids: len(ids) > 1, sequences):
+        nats += model(torch.tensor([ids]), labels=torch.tensor([ids])).loss.item() * (len(ids) - 1)
+        spelled = tokens.decode(ids, skip_special_tokens=True)[len(tokens.decode(ids[:1], skip_special_tokens=True)) :]
+        n_characters, n_bytes = n_characters + len(spelled), n_bytes + len(spelled.encode())
+    bits = nats / math.log(2)
+    assert scores["validation"]["bits_per_character"] == pytest.approx(bits / n_characters, rel=1e-4)
+    assert scores["validation"]["bits_per_byte"] == pytest.approx(bits / n_bytes, rel=1e-4)
+
+
+def test_unknown_words_are_told(run, capsys):
+    run(tokenizer="word", vocab_size=8)
+    told = capsys.readouterr().out
+    unknown = re.search(r"validation: (\d+\.\d+)% of the tokens are <unk>", told)
+    assert 10 < float(unknown[1]) < 70
 
 
 def test_card_and_curve(run, capsys):
@@ -220,6 +254,10 @@ def test_other_settings_need_another_folder(run):
     run()
     with pytest.raises(SystemExit, match=r"output holds a run with other settings \(learning_rate\)"):
         run("--learning-rate", "0.5")
+    with open("text.txt", "a") as text:
+        text.write("x")
+    with pytest.raises(SystemExit, match=r"output holds a run with other data \(train_file\)"):
+        run()
 
 
 # Files

@@ -421,6 +421,21 @@ def test_table_files(ending, tmp_path):
     assert [names[number] for number in splits["train"]["label"]] == frame["label"].tolist()
 
 
+def test_words_that_look_like_gaps(tmp_path):
+    """ "NA" and "null" are words, and the mark that some programs put before a table is none of it."""
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufefftext,label\nNA,null\nnull,1\nnan,1\n", encoding="utf-8")
+    splits, names = read_examples(DataArguments(train_file=str(path)))
+    assert splits["train"]["text"][:] == ["NA", "null", "nan"]
+    assert names == ["1", "null"]
+
+
+def test_folder_without_a_train_split(tmp_path):
+    (tmp_path / "validation.csv").write_text("text,label\na,1\n")
+    with pytest.raises(SystemExit, match="there is no train split; the splits are validation"):
+        read_examples(DataArguments(dataset=str(tmp_path)))
+
+
 MISTAKES = {
     "factor": (["--discriminative-factor", "0.5"], "--discriminative-factor must be at least 1, got 0.5"),
     "unfreezing": (["--gradual-unfreezing", "-1"], "--gradual-unfreezing must be at least 0, got -1.0"),
