@@ -15,6 +15,8 @@
 
 import json
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -31,6 +34,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import train_language_model
+import train_seq2seq
+import train_sequence_classifier
+import train_time_series
+import train_token_classifier
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,6 +212,60 @@ def test_killed_worker_ends_the_run_which_one_process_ends(folder):
     torch.testing.assert_close(train_in_one("killed"), train_in_one("whole"), rtol=1e-5, atol=1e-5)
     for name, value in weights_in(Path("whole")).items():
         torch.testing.assert_close(weights_in(Path("killed"))[name], value, rtol=1e-4, atol=1e-5)
+
+
+NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")}
+SMALL = {"hidden_size": 8, "num_hidden_layers": 2, **NO_DROPOUT}
+OTHER_PROGRAMS = {
+    train_sequence_classifier: {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
+    train_token_classifier: {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
+    train_seq2seq: {
+        "tokenizer": "word",
+        "model_config": "translator",
+        "num_beams": 2,
+        "max_new_tokens": 6,
+        "model_overrides": {**SMALL, "encoder_layers": 1, "intermediate_size": 8, "num_attention_heads": 2},
+    },
+    train_time_series: {
+        "data_file": "table.csv",
+        "context_length": 12,
+        "prediction_length": 4,
+        "validation_share": 0.2,
+        "model_overrides": str({"hidden_size": 8, "patch_length": 4, "loss": "mae"}),
+    },
+}
+
+
+def write_data() -> dict[str, str]:
+    """Rows that all programs of texts read, and a table; of a length that two processes share evenly."""
+    draw = random.Random(0)
+    for split, n_rows in {"train": 48, "validation": 8, "test": 8}.items():
+        rows = [draw.choices("abcde", k=draw.randint(2, 6)) for _ in range(n_rows)]
+        named = ({"text": " ".join(row), "label": row[0], "tokens": row, "tags": row} for row in rows)
+        pairs = ({**row, "source": row["text"], "target": row["text"]} for row in named)
+        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    stamps = pd.date_range("2026-01-01", periods=120, freq="h")
+    pd.DataFrame({"date": stamps, "x": [draw.random() for _ in stamps]}).to_csv("table.csv", index=False)
+    return {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("program", OTHER_PROGRAMS, ids=lambda program: program.__name__)
+def test_other_programs_train_on_two_as_on_one(program, folder):
+    common = {name: RECIPE[name] for name in ("eval_strategy", "logging_steps", "disable_tqdm")}
+    common |= {"max_steps": 4, "eval_steps": 4, "learning_rate": 0.01, "per_device_eval_batch_size": 4}
+    files = write_data()
+    files = {} if program is train_time_series else files
+    Path("recipe.yaml").write_text(yaml.safe_dump({**files, **common, **OTHER_PROGRAMS[program]}))
+    options = ["recipe.yaml", "--output-dir", "two", "--per-device-train-batch-size", "4"]
+    launcher = launch("cpu_two_processes", program.__file__, *options)
+    said, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, said
+    program.main(["recipe.yaml", "--output-dir", "one", "--per-device-train-batch-size", "8"])
+    two, one = (load_file(Path(name, "model.safetensors")) for name in ("two", "one"))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    two, one = (json.loads(Path(name, "scores.json").read_text()) for name in ("two", "one"))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert len(re.findall("^test: ", said, flags=re.MULTILINE)) == 1  # one process reports
 
 
 # Slower: the other configurations and programs, started as a user starts them
