@@ -13,7 +13,7 @@
 # limitations under the License.
 """The curves of a run, as pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -41,8 +41,8 @@ def plot_loss(
     figure.savefig(path, dpi=150)
 
 
-def plot_training(history: Sequence[dict], metric: str, path: Path) -> None:
-    """Training and held-out loss, and the held-out metric, over the steps."""
+def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Callable = max) -> None:
+    """Training and held-out loss, and the held-out metric, of which `choose` tells the best, over the steps."""
     trained, losses, values = (points(history, name) for name in ("loss", "eval_loss", f"eval_{metric}"))
     if not trained or not values:
         return
@@ -50,7 +50,7 @@ def plot_training(history: Sequence[dict], metric: str, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     draw_loss(left, trained, losses)
     finish(left, "nats", "Loss")
-    best_step, best = max(values, key=lambda point: point[1])
+    best_step, best = choose(values, key=lambda point: point[1])
     right.plot(*zip(*values, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
     right.plot(best_step, best, color="tab:red", marker="o", linestyle="", label=f"best: {best:.4f}")
     finish(right, metric.replace("_", " "), f"Held-out {metric.replace('_', ' ')}")

@@ -21,10 +21,13 @@ from torch import nn
 
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
+    QRNNForCTC,
     QRNNForSequenceClassification,
     QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
+    QRNNSpeechConfig,
     QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
@@ -45,6 +48,14 @@ class LSTMTimeSeriesConfig(QRNNTimeSeriesConfig):
     """The same of a QRNN that forecasts."""
 
     model_type = "qrnn_time_series_with_lstm"
+    _auto_class = None
+    state_widths = LSTMConfig.state_widths
+
+
+class LSTMSpeechConfig(QRNNSpeechConfig):
+    """The same of a QRNN that reads audio."""
+
+    model_type = "qrnn_speech_with_lstm"
     _auto_class = None
     state_widths = LSTMConfig.state_widths
 
@@ -133,8 +144,18 @@ class LSTMForTimeSeriesPrediction(LSTMInEachLayer, QRNNForTimeSeriesPrediction):
     config_class = LSTMTimeSeriesConfig
 
 
+class LSTMForAudioClassification(LSTMInEachLayer, QRNNForAudioClassification):
+    config_class = LSTMSpeechConfig
+
+
+class LSTMForCTC(LSTMInEachLayer, QRNNForCTC):
+    config_class = LSTMSpeechConfig
+
+
 LSTM_CLASSES = {
+    QRNNForAudioClassification: LSTMForAudioClassification,
     QRNNForCausalLM: LSTMForCausalLM,
+    QRNNForCTC: LSTMForCTC,
     QRNNForSequenceClassification: LSTMForSequenceClassification,
     QRNNForTimeSeriesPrediction: LSTMForTimeSeriesPrediction,
     QRNNForTokenClassification: LSTMForTokenClassification,
