@@ -56,6 +56,13 @@ def check_audio_arguments(data: AudioArguments) -> None:
         stop(f"--sampling-rate must be at least 1, got {data.sampling_rate}")
 
 
+class StoredAudio(Audio):
+    """An `Audio` as it lies in the data set, which datasets itself reads with torchcodec only, decoded or not."""
+
+    def encode_example(self, value: Any) -> Any:
+        return value
+
+
 class AudioReader:
     """Reads rows of recordings, which must all have one sampling rate, as float32 between -1 and 1."""
 
@@ -67,7 +74,7 @@ class AudioReader:
     def read_columns(self, name: str, rows: Any, readers: dict[str, Callable[[Any], Any]]) -> dict[str, list]:
         """The audio and what the readers read; mistakes end the program, as `text_data.read_columns` says."""
         if isinstance((rows.features or {}).get(self.column), Audio):
-            rows = rows.cast_column(self.column, Audio(decode=False))
+            rows = rows.cast_column(self.column, StoredAudio(decode=False))
         folder = Path(name).parent if self.root is None else Path(self.root)
         readers = {self.column: lambda cell: self._read(*cell, folder), **readers}
         return read_columns(name, self._with_rates(rows), readers)

@@ -156,7 +156,7 @@ def encode(rows: Dataset, processor: QRNNProcessor, ratio: int) -> Dataset:
         n_needed = len(tokens) + sum(token == last for token, last in zip(tokens[1:], tokens, strict=False))
         if n_needed > n_steps:
             stop(
-                f"{row['origin']}: the transcript {row['text']!r} needs {n_needed} steps, and its audio makes "
+                f"{row['origin']}: the transcript '{row['text']}' needs {n_needed} steps, and its audio makes "
                 f"{n_steps}: leave it out, or lower `stride` in --model-overrides"
             )
     return make_rows(input_features=features, labels=labels)
@@ -257,7 +257,7 @@ def train(
             run = describe_run(
                 __file__, "automatic-speech-recognition", describe(data, splits), trainer, settings, scores
             )
-            run["figures"] = list(scores[held_out[0]])
+            run["figures"] = [name for name in scores[last] if name != "equal_streams"]
             run["scoring"], run["sampling_rate"] = describe_scoring(scores[last]), sampling_rate
             run["sample"] = write_sample(folder, splits[last][0], sampling_rate)
             publish(trainer, run, data.dataset, {"cer": "character_error_rate", "wer": "word_error_rate"})
