@@ -59,7 +59,8 @@ from text_data import SPLITS, a_text_with_words, describe_source, read_splits
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "\ufffd"
 ERROR_RATES = ("character_error_rate", "word_error_rate")
 NOT_SCORED = -100
-FAINT = 2 / 32768  # amplitude of the noise in pauses: digital silence is in no recording
+# Least and greatest amplitude of the noise in pauses: as at the edges of real recordings, which are never silent
+FAINT = 5 / 32768, 200 / 32768
 
 
 @dataclass
@@ -121,7 +122,7 @@ def transcript_reader(feature: Any) -> Callable[[Any], str]:
 
 
 def make_strings(split: str, rows: Dataset, n_strings: int, data: DataArguments, rate: int, seed: int) -> Dataset:
-    """Utterances of random rows, with pauses of faint noise between them."""
+    """Utterances of random rows, with pauses between them, each of a faint noise of its own loudness."""
     draw = np.random.default_rng([seed, SPLITS.index(split)])
     words, texts = [row["audio"] for row in rows], rows["text"][:]
     audio, transcripts = [], []
@@ -129,8 +130,9 @@ def make_strings(split: str, rows: Dataset, n_strings: int, data: DataArguments,
         chosen = draw.integers(len(rows), size=draw.integers(1, data.max_words, endpoint=True))
         parts = [words[chosen[0]]]
         for number in chosen[1:]:
-            pause = round(rate * draw.uniform(data.min_pause, data.max_pause))
-            parts += [draw.uniform(-FAINT, FAINT, pause).astype(np.float32), words[number]]
+            length = round(rate * draw.uniform(data.min_pause, data.max_pause))
+            loudness = np.exp(draw.uniform(*np.log(FAINT)))
+            parts += [draw.uniform(-loudness, loudness, length).astype(np.float32), words[number]]
         audio.append(np.concatenate(parts))
         transcripts.append(data.word_separator.join(texts[number] for number in chosen))
     origins = [f"{split}, string {number}" for number in range(1, n_strings + 1)]

@@ -202,7 +202,7 @@ def test_strings_are_recordings_and_pauses(words):
         audio, pauses = row["audio"], []
         said = row["text"].split()
         counts.add(len(said))
-        edges = np.flatnonzero(np.diff(np.abs(audio) <= FAINT, prepend=True, append=True))
+        edges = np.flatnonzero(np.diff(np.abs(audio) <= FAINT[1], prepend=True, append=True))
         for begin, end, text in zip(edges[::2], edges[1::2], said, strict=True):
             assert set(audio[begin:end]) == {np.float32((end - begin) / 1000)}
             assert text == {30: "a", 40: "b", 50: "c"}[end - begin]
