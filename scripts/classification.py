@@ -31,6 +31,7 @@ from recipes import last_complete_checkpoint
 from results import report, write_scores
 
 
+Rows = Dataset | Sequence[dict]
 Measure = Callable[[EvalPrediction], dict[str, float]]
 METRICS = ("accuracy", "macro_f1")  # of one label a row
 
@@ -70,7 +71,7 @@ def make_trainer(
     model: PreTrainedModel,
     training: TrainingArguments,
     processor: Any,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, Rows],
     data_collator: Callable,
     measure: Measure,
 ) -> Trainer:
@@ -100,7 +101,7 @@ def train_to_the_end(trainer: Trainer) -> None:
     trainer.save_model()
 
 
-def predict(trainer: Trainer, split: str, rows: Dataset) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+def predict(trainer: Trainer, split: str, rows: Rows) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """The labels of a split and what the model says in their place, each `(rows, ...)`, and the metrics."""
     output = trainer.predict(rows, metric_key_prefix=split)
     metrics = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
@@ -119,7 +120,7 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def score_labels(
-    trainer: Trainer, split: str, rows: Dataset, names: Sequence[str], unit: str
+    trainer: Trainer, split: str, rows: Rows, names: Sequence[str], unit: str
 ) -> tuple[dict[str, Any], str]:
     """The figures of a split with one label a row, `unit` being what a row is; and a table of its labels."""
     labels, predicted, metrics = predict(trainer, split, rows)

@@ -80,6 +80,12 @@ def extract(rows: Dataset, extractor: QRNNFeatureExtractor) -> list[np.ndarray]:
     return [extractor(row["audio"], rate)["input_features"][0] for row in rows]
 
 
+def as_examples(features: list[np.ndarray], labels: list) -> list[dict[str, Any]]:
+    """The rows that Trainer is given: a list, for a data set would make each anew from Arrow in every epoch."""
+    pairs = zip(features, labels, strict=True)
+    return [{"input_features": frames, "labels": label} for frames, label in pairs]
+
+
 def describe_sizes(rows: Dataset, sampling_rate: int) -> str:
     seconds = sum(map(len, rows["audio"])) / sampling_rate
     return f"{len(rows):,} recordings ({seconds / 60:.1f} minutes)"

@@ -64,7 +64,7 @@ from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
 from recipes import keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
-from speech import SpeechArguments, describe_sizes, extract, make_extractor, make_model
+from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, describe_source, read_splits
 
 
@@ -142,8 +142,8 @@ def hold_out(rows: Dataset, data: DataArguments, seed: int) -> Iterator[tuple[st
         yield value, with_validation(parts, data.validation_share, seed, stratify="label")
 
 
-def encode(rows: Dataset, extractor: QRNNFeatureExtractor) -> Dataset:
-    return make_rows(input_features=extract(rows, extractor), labels=rows["label"][:].tolist())
+def encode(rows: Dataset, extractor: QRNNFeatureExtractor) -> list[dict[str, Any]]:
+    return as_examples(extract(rows, extractor), rows["label"][:].tolist())
 
 
 # Scores
@@ -156,10 +156,10 @@ def mean_mfccs(row: dict[str, Any], extractor: QRNNFeatureExtractor) -> np.ndarr
     return np.concatenate([mfccs.mean(axis=0), mfccs.std(axis=0)])
 
 
-def score_baseline(encoded: dict[str, Dataset], extractor: QRNNFeatureExtractor) -> dict[str, dict[str, float]]:
+def score_baseline(encoded: dict[str, list[dict]], extractor: QRNNFeatureExtractor) -> dict[str, dict[str, float]]:
     """What a logistic regression on such means is worth, split by split."""
     vectors = {split: np.stack([mean_mfccs(row, extractor) for row in rows]) for split, rows in encoded.items()}
-    labels = {split: rows["labels"][:] for split, rows in encoded.items()}
+    labels = {split: [row["labels"] for row in rows] for split, rows in encoded.items()}
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(vectors["train"], labels["train"])
     held_out = [split for split in SPLITS[1:] if split in encoded]

@@ -50,7 +50,7 @@ from labels import a_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
 from recipes import keep_settings, read_recipe
 from results import describe_run, publish
-from speech import SpeechArguments, describe_sizes, extract, make_extractor, make_model
+from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, a_text_with_words, describe_source, read_splits
 
 
@@ -149,7 +149,7 @@ def make_tokenizer(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
     return Wav2Vec2CTCTokenizer(path, **names, word_delimiter_token=SPACE)
 
 
-def encode(rows: Dataset, processor: QRNNProcessor, ratio: int) -> Dataset:
+def encode(rows: Dataset, processor: QRNNProcessor, ratio: int) -> list[dict[str, Any]]:
     """The frames and the tokens of each row, of which there must be enough: `ratio` frames make one step."""
     features = extract(rows, processor.feature_extractor)
     labels = [processor.tokenizer(text).input_ids for text in rows["text"]]
@@ -161,7 +161,7 @@ def encode(rows: Dataset, processor: QRNNProcessor, ratio: int) -> Dataset:
                 f"{row['origin']}: the transcript '{row['text']}' needs {n_needed} steps, and its audio makes "
                 f"{n_steps}: leave it out, or lower `stride` in --model-overrides"
             )
-    return make_rows(input_features=features, labels=labels)
+    return as_examples(features, labels)
 
 
 # Scores
@@ -189,7 +189,7 @@ def measure(prediction: EvalPrediction, tokenizer: Wav2Vec2CTCTokenizer) -> dict
     return measure_texts(*texts_of(prediction, tokenizer))
 
 
-def score(trainer: Trainer, split: str, rows: Dataset) -> dict[str, Any]:
+def score(trainer: Trainer, split: str, rows: Sequence[dict]) -> dict[str, Any]:
     _, _, metrics = predict(trainer, split, rows)
     figures = {name: value for name, value in metrics.items() if name == "loss" or name.endswith("_error_rate")}
     return {**figures, "recordings": len(rows)}
