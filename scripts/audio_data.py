@@ -29,6 +29,11 @@ from text_data import SourceArguments, check_source_arguments, read_columns
 from wav import open_wav
 
 
+# Beyond these, what a column holds is something else.
+FASTEST = 1_000_000  # samples a second
+LOUDEST = 8.0  # floating-point samples lie between -1 and 1, or a little beyond where recordings were mixed
+
+
 @dataclass
 class AudioArguments(SourceArguments):
     """Where the recordings come from."""
@@ -114,7 +119,7 @@ class AudioReader:
         rate = self.sampling_rate if rate is None else rate
         if rate is None:
             raise ValueError(f"bare samples: give their rate in a column {self.rate_column!r} or by --sampling-rate")
-        if not isinstance(rate, (int, float)) or rate < 1 or rate != int(rate):
+        if not isinstance(rate, (int, float)) or not 1 <= rate <= FASTEST or rate != int(rate):
             raise ValueError(f"samples whose rate is {rate!r}, which is no number of Hz")
         return int(rate)
 
@@ -130,6 +135,9 @@ def read_samples(cell: list) -> np.ndarray:
     if not all(isinstance(sample, (int, float)) and np.isfinite(sample) for sample in cell):
         wrong = next(n for n, sample in enumerate(cell) if not isinstance(sample, (int, float)) or sample - sample)
         raise ValueError(f"{cell[wrong]!r} as sample {wrong + 1}, which is no finite number")
+    loudest = max(cell, key=abs)
+    if abs(loudest) > LOUDEST:
+        raise ValueError(f"{loudest!r}, and samples that are no whole numbers of 16 bits lie between -1 and 1")
     return np.array(cell, dtype=np.float32)
 
 
@@ -149,6 +157,8 @@ def read_wav(stream: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     except ValueError as error:
         raise ValueError(f"{name!r}, which {error}") from None
     data, promised = wav.readframes(wav.getnframes()), wav.getnframes()
+    if not 1 <= wav.getframerate() <= FASTEST:
+        raise ValueError(f"{name!r}, whose header names a rate of {wav.getframerate()} Hz")
     if len(data) < 2 * promised:
         raise ValueError(
             f"{name!r}, which is cut off: it has {len(data) // 2:,} of the {promised:,} samples that its header names"

@@ -277,10 +277,11 @@ def describe(data: DataArguments, splits: dict[str, Dataset]) -> str:
 
 def describe_scoring(scores: dict[str, Any]) -> str:
     text = (
-        "Error rates, by jiwer, are edits over characters or words, of all recordings together; the digit error rate "
-        "leaves out spaces. The loss is in nats per token. The most probable token of each step is written, without a "
-        "language model."
+        "Error rates, by jiwer, are edits over characters or words, of all recordings together. The loss is in nats "
+        "per token. The most probable token of each step is written, without a language model."
     )
+    if "digit_error_rate" in scores:
+        text += " The digit error rate is that of characters without the spaces."
     if "equal_streams" in scores:
         text += (
             f" Heard in random pieces, as it comes, the audio gave the same text in {scores['equal_streams']:,} of "

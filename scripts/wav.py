@@ -31,8 +31,8 @@ def open_wav(stream: BinaryIO, otherwise: str = "") -> wave.Wave_read:
         wav = wave.Wave_read(stream)
     except EOFError:
         raise ValueError("is empty, or ends within its header") from None
-    except wave.Error as error:
-        raise ValueError(f"is no WAV of plain samples: {error}{otherwise}") from None
+    except (wave.Error, RuntimeError) as error:  # the latter, without words, for lengths that go beyond each other
+        raise ValueError(f"is no WAV of plain samples: {str(error) or 'a damaged header'}{otherwise}") from None
     if wav.getnchannels() != 1:
         raise ValueError(f"has {wav.getnchannels()} channels, and one is needed: mix them first (sox IN -c 1 OUT)")
     if wav.getsampwidth() != 2:

@@ -17,15 +17,24 @@ import json
 import math
 import re
 import wave
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Audio, Dataset, Features, List, Value
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from audio_data import AudioArguments, AudioReader, check_audio_arguments, make_rows, read_samples
+from audio_data import (
+    LOUDEST,
+    AudioArguments,
+    AudioReader,
+    check_audio_arguments,
+    make_rows,
+    read_samples,
+    read_wav,
+)
 from text_data import read_splits
 
 
@@ -120,7 +129,7 @@ def test_samples_are_finite_numbers_of_16_bits_or_floats(cell):
     numbers = [sample for sample in cell if isinstance(sample, (int, float))]
     is_right = len(numbers) == len(cell) and all(map(math.isfinite, numbers))
     is_whole = all(isinstance(sample, int) for sample in cell)
-    if is_right and not (is_whole and not -32768 <= min(cell) <= max(cell) < 32768):
+    if is_right and (-32768 <= min(cell) <= max(cell) < 32768 if is_whole else max(map(abs, cell)) <= LOUDEST):
         expected = np.array(cell) / 32768 if is_whole else np.array(cell, dtype=np.float32)
         np.testing.assert_allclose(read_samples(cell), expected, rtol=1e-6)
     else:
@@ -129,6 +138,28 @@ def test_samples_are_finite_numbers_of_16_bits_or_floats(cell):
 
 
 # What cannot
+
+
+def wav_bytes() -> bytes:
+    with BytesIO() as file:
+        with wave.open(file, "wb") as wav:
+            wav.setparams((1, 2, RATE, 0, "NONE", ""))
+            wav.writeframes(RECORDINGS[2].tobytes())
+        return file.getvalue()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 255), st.integers(0, len(wav_bytes())))
+@example(24, 0, len(wav_bytes()))
+def test_a_damaged_wav_is_read_or_told(position, value, length):
+    data = bytearray(wav_bytes())
+    data[position] = value
+    try:
+        samples, rate = read_wav(BytesIO(bytes(data[:length])), "file.wav")
+    except ValueError as error:
+        assert str(error).startswith(("'file.wav', which", "'file.wav', whose"))
+    else:
+        assert rate >= 1 and len(samples) <= 43 and np.isfinite(samples).all()
 
 
 def lists(*rows: dict) -> list[dict]:
@@ -144,6 +175,8 @@ MISTAKES = {
     "empty": (lists({"audio": [], "sampling_rate": RATE}), "row 2: column 'audio' holds a recording without samples"),
     "hole": (lists({"audio": [1, None], "sampling_rate": RATE}), "row 2: column 'audio' holds None as sample 2"),
     "stereo": ([{"audio": [[1, 2], [3, 4]], "sampling_rate": RATE}], "row 1: column 'audio' holds lists within"),
+    "no rate at all": ([{"audio": [1], "sampling_rate": 1e300}], "row 1: column 'audio' holds samples whose rate is"),
+    "another scale": (lists({"audio": [0.5, 3000], "sampling_rate": RATE}), "row 2: column 'audio' holds 3000"),
     "24 bits": (lists({"audio": [70000], "sampling_rate": RATE}), "row 2: column 'audio' holds whole numbers beyond"),
     "no file": ([{"audio": "0.wav"}, {"audio": "9.wav"}], "row 2: column 'audio' holds '9.wav', which cannot be read"),
     "cut off": ([{"audio": "cut.wav"}], "holds 'cut.wav', which is cut off: it has 650 of the 700 samples"),
