@@ -81,6 +81,16 @@ def labels_begun(labels: torch.Tensor) -> torch.Tensor:
     return (labels != -100).cumsum(dim=1) > 0
 
 
+class QRNNAttentionProjection(nn.Linear):
+    """A linear layer of the attention, in a model with norms the only one whose first weights are not small.
+
+    Queries and keys of small weights agree with each other equally, and learn next to nothing from that.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, width, bias=False)
+
+
 class QRNNAttention(nn.Module):
     """Attention over the source, between the state of a decoder's layer and its output gate (equation 8).
 
@@ -96,11 +106,11 @@ class QRNNAttention(nn.Module):
         self.is_projected = config.num_attention_heads is not None
         self.scale = (width // self.num_heads) ** -0.5 if self.is_projected else 1.0
         if self.is_projected:
-            self.q_proj = nn.Linear(width, width, bias=False)
-            self.k_proj = nn.Linear(width, width, bias=False)
-            self.v_proj = nn.Linear(width, width, bias=False)
-        self.context_proj = nn.Linear(width, width, bias=False)  # W_k
-        self.state_proj = nn.Linear(width, width, bias=False)  # W_c
+            self.q_proj = QRNNAttentionProjection(width)
+            self.k_proj = QRNNAttentionProjection(width)
+            self.v_proj = QRNNAttentionProjection(width)
+        self.context_proj = QRNNAttentionProjection(width)  # W_k
+        self.state_proj = QRNNAttentionProjection(width)  # W_c
         self.dropout = nn.Dropout(config.attention_dropout)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
@@ -360,7 +370,8 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, nn.Linear) and not hasattr(module, "forget_gate") and self.config.norm is None:
+        is_widely_drawn = self.config.norm is None or isinstance(module, QRNNAttentionProjection)
+        if isinstance(module, nn.Linear) and not hasattr(module, "forget_gate") and is_widely_drawn:
             # Without norms small weights would starve what comes after, as in the case of the embeddings.
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)

@@ -74,8 +74,9 @@ def make_trainer(
     splits: Mapping[str, Rows],
     data_collator: Callable,
     measure: Measure,
+    **options: Any,
 ) -> Trainer:
-    """A trainer that saves the tokenizer, feature extractor or processor beside the model."""
+    """`Trainer` that saves the tokenizer or feature extractor too; the options are more of its arguments."""
     with one_line_error("training", ValueError):
         return Trainer(
             model,
@@ -86,6 +87,7 @@ def make_trainer(
             data_collator=data_collator,
             compute_metrics=measure,
             preprocess_logits_for_metrics=most_likely,
+            **options,
         )
 
 

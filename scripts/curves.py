@@ -42,18 +42,20 @@ def plot_loss(
 
 
 def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Callable = max) -> None:
-    """Training and held-out loss, and the held-out metric, of which `choose` tells the best, over the steps."""
+    """Training and held-out loss over the steps, and the held-out metric if it was measured on the way.
+
+    `choose` tells the best value of the metric.
+    """
     trained, losses, values = (points(history, name) for name in ("loss", "eval_loss", f"eval_{metric}"))
-    if not trained or not values:
+    if not trained or not losses:
         return
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_loss(left, trained, losses)
-    finish(left, "nats", "Loss")
-    best_step, best = choose(values, key=lambda point: point[1])
-    right.plot(*zip(*values, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
-    right.plot(best_step, best, color="tab:red", marker="o", linestyle="", label=f"best: {best:.4f}")
-    finish(right, metric.replace("_", " "), f"Held-out {metric.replace('_', ' ')}")
+    figure = Figure(figsize=(10 if values else 6, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2 if values else 1, squeeze=False)[0]
+    draw_loss(panels[0], trained, losses)
+    finish(panels[0], "nats", "Loss")
+    if values:
+        draw_metric(panels[1], values, choose)
+        finish(panels[1], metric.replace("_", " "), f"Held-out {metric.replace('_', ' ')}")
     figure.savefig(path, dpi=150)
 
 
@@ -73,6 +75,12 @@ def draw_loss(axes: Axes, trained: Points, measured: Points) -> None:
     axes.plot(*zip(*trained, strict=True), color="tab:blue", label="training (with dropout)")
     label = f"held out: {measured[-1][1]:.2f}"
     axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label=label)
+
+
+def draw_metric(axes: Axes, measured: Points, choose: Callable) -> None:
+    best_step, best = choose(measured, key=lambda point: point[1])
+    axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
+    axes.plot(best_step, best, color="tab:red", marker="o", linestyle="", label=f"best: {best:.4f}")
 
 
 def finish(axes: Axes, unit: str, title: str) -> None:

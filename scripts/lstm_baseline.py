@@ -14,6 +14,7 @@
 """The LSTM that is trained beside a QRNN: the same model with an LSTM in each layer's place, of equal size."""
 
 import bisect
+import math
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,16 @@ from modeling_qrnn import (
     QRNNConfig,
     QRNNForAudioClassification,
     QRNNForCausalLM,
+    QRNNForConditionalGeneration,
     QRNNForCTC,
     QRNNForSequenceClassification,
     QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
+    QRNNSeq2SeqConfig,
     QRNNSpeechConfig,
     QRNNTimeSeriesConfig,
 )
+from modeling_qrnn.configuration_qrnn import QRNNStackConfig
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 
 
@@ -42,6 +46,14 @@ class LSTMConfig(QRNNConfig):
     @property
     def state_widths(self) -> list[tuple[int, int, int]]:
         return [(width, 1, width) for _, width in self.layer_sizes]
+
+
+class LSTMSeq2SeqConfig(QRNNSeq2SeqConfig):
+    """The same of an encoder-decoder."""
+
+    model_type = "qrnn_seq2seq_with_lstm"
+    _auto_class = None
+    state_widths = LSTMConfig.state_widths
 
 
 class LSTMTimeSeriesConfig(QRNNTimeSeriesConfig):
@@ -71,8 +83,20 @@ class LSTMLayer(nn.Module):
         self.weight_dropout = weight_dropout
         self.reverse = reverse
 
-    def forward(self, x, state=None, attention_mask=None, segment_ids=None, return_history=False):
-        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN)."""
+    def forward(
+        self,
+        x,
+        state=None,
+        attention_mask=None,
+        segment_ids=None,
+        gate_bias=None,
+        return_ungated=False,
+        return_history=False,
+    ):
+        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN).
+
+        What enters the gates of a QRNN's decoder, `(batch, 2 * hidden)`, is the first state here, as is usual.
+        """
         if segment_ids is not None or return_history:
             raise ValueError("this LSTM reads one sequence a row, and its state does not roll back")
         if attention_mask is not None and not (attention_mask[:, 1:] <= attention_mask[:, :-1]).all():
@@ -81,11 +105,14 @@ class LSTMLayer(nn.Module):
             turned = turn_around(x.shape[:2], attention_mask, x.device)[..., None]
             output, state = self._run(x.gather(1, turned.expand_as(x)), state)
             return output.gather(1, turned.expand_as(output)), state
+        if state is None and gate_bias is not None:
+            c, h = gate_bias.chunk(2, dim=-1)
+            state = c, h.tanh()[..., None]
         output, (c, h) = self._run(x, state)
         if attention_mask is not None:
             ends_in_pad = ~attention_mask[:, -1:]
             c, h = c.masked_fill(ends_in_pad, torch.nan), h.masked_fill(ends_in_pad[..., None], torch.nan)
-        return output, (c, h)
+        return (output, None) if return_ungated else output, (c, h)
 
     def _run(self, x, state):
         if state is None:
@@ -108,6 +135,16 @@ def turn_around(shape: torch.Size, is_real: torch.Tensor | None, device: torch.d
     return torch.where(is_real, is_real.sum(dim=1, keepdim=True) - 1 - steps, steps)
 
 
+def put_in_place(blocks: nn.ModuleList, config: QRNNStackConfig, reverse: bool = False) -> None:
+    """An LSTM in place of each QRNN of a stack, in both directions or one."""
+    for block, (input_size, output_size) in zip(blocks, config.layer_sizes, strict=True):
+        directions = (False, True) if config.bidirectional else (reverse,)
+        block.mixer.directions = nn.ModuleList(
+            LSTMLayer(input_size, output_size // len(directions), config.weight_dropout, is_reversed)
+            for is_reversed in directions
+        )
+
+
 class LSTMInEachLayer(QRNNPreTrainedModel):
     """A model with an LSTM in place of each QRNN: embedding, blocks, dropouts, losses and head are shared."""
 
@@ -117,17 +154,28 @@ class LSTMInEachLayer(QRNNPreTrainedModel):
 
     def __init__(self, config: LSTMConfig):
         super().__init__(config)
-        for block, (input_size, output_size) in zip(self.model.layers, config.layer_sizes, strict=True):
-            directions = (False, True) if config.bidirectional else (False,)
-            block.mixer.directions = nn.ModuleList(
-                LSTMLayer(input_size, output_size // len(directions), config.weight_dropout, reverse)
-                for reverse in directions
-            )
+        self.replace_layers()
         self.post_init()
+
+    def replace_layers(self) -> None:
+        put_in_place(self.model.layers, self.config)
 
 
 class LSTMForCausalLM(LSTMInEachLayer, QRNNForCausalLM):
     pass
+
+
+class LSTMForConditionalGeneration(LSTMInEachLayer, QRNNForConditionalGeneration):
+    """The source enters a layer of the decoder as its first state; the attention follows, without an output gate."""
+
+    config_class = LSTMSeq2SeqConfig
+
+    def replace_layers(self) -> None:
+        encoder, decoder = self.model.encoder, self.model.decoder
+        put_in_place(encoder.layers, encoder.config, bool(encoder.config.encoder_reverse))
+        put_in_place(decoder.layers, self.config)
+        for block in decoder.layers:
+            block.mixer.source_proj = nn.Linear(self.config.hidden_size, 2 * self.config.hidden_size, bias=False)
 
 
 class LSTMForSequenceClassification(LSTMInEachLayer, QRNNForSequenceClassification):
@@ -155,6 +203,7 @@ class LSTMForCTC(LSTMInEachLayer, QRNNForCTC):
 LSTM_CLASSES = {
     QRNNForAudioClassification: LSTMForAudioClassification,
     QRNNForCausalLM: LSTMForCausalLM,
+    QRNNForConditionalGeneration: LSTMForConditionalGeneration,
     QRNNForCTC: LSTMForCTC,
     QRNNForSequenceClassification: LSTMForSequenceClassification,
     QRNNForTimeSeriesPrediction: LSTMForTimeSeriesPrediction,
@@ -179,6 +228,8 @@ def equal_lstm(model: QRNNPreTrainedModel) -> LSTMInEachLayer:
         with torch.device("meta"):
             return build(hidden_size).num_parameters() - n_parameters
 
-    step = 2 if config.bidirectional else 1  # each direction has half of the width
+    # Each direction has half of the width, each head its part
+    both = config.bidirectional or getattr(config, "encoder_bidirectional", False)
+    step = math.lcm(2 if both else 1, getattr(config, "num_attention_heads", None) or 1)
     widths = range(step, 4 * config.hidden_size, step)
     return build(widths[max(1, bisect.bisect_right(widths, 0, key=excess)) - 1])

@@ -33,7 +33,7 @@ def make_model(
     """The model that the arguments describe, for the vocabulary of the tokenizer; `fixed` is what the data decide."""
     if model_args.init_from is not None:
         return load_body(model_class, model_args, **fixed)
-    config = make_config(model_args, tokenizer, **fixed)
+    config = make_config(model_args, tokenizer, model_class.config_class, **fixed)
     with one_line_error(f"--model-config {model_args.model_config}", ValueError):
         model = model_class(config)
     return model if model_args.architecture == "qrnn" else equal_lstm(model)
@@ -49,7 +49,7 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
         settings = config_class.get_config_dict(folder)[0]
         if settings.get("model_type") != config_class.model_type:
             raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
-        config = config_class.from_dict({**settings, **overrides_of(model_args), **fixed})
+        config = config_class.from_dict({**settings, **overrides_of(model_args, config_class), **fixed})
         model, found = model_class.from_pretrained(folder, config=config, output_loading_info=True)
         for problem in ("missing_keys", "unexpected_keys"):
             names = sorted(name for name in found[problem] if name.startswith(prefix))

@@ -144,7 +144,12 @@ def as_options(settings: dict[str, Any]) -> list[str]:
     ]
 
 
-def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, **fixed: Any) -> QRNNConfig:
+def make_config(
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    config_class: type[PreTrainedConfig] = QRNNConfig,
+    **fixed: Any,
+) -> PreTrainedConfig:
     """The model configuration with its changes, for the vocabulary of the tokenizer."""
     path = Path(model_args.model_config)
     if not path.is_file():
@@ -154,8 +159,11 @@ def make_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
     mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
     with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
         of_tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        changes = {**overrides_of(model_args), "vocab_size": len(tokenizer), **of_tokens, **fixed}
-        return QRNNConfig.from_dict({**QRNNConfig.get_config_dict(path)[0], **changes})
+        changes = {**overrides_of(model_args, config_class), "vocab_size": len(tokenizer), **of_tokens, **fixed}
+        settings = config_class.get_config_dict(path)[0]
+        if settings.get("model_type") != config_class.model_type:
+            raise ValueError(f"it is of a {settings.get('model_type')!r}, not of a {config_class.model_type!r}")
+        return config_class.from_dict({**settings, **changes})
 
 
 def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig) -> dict[str, Any]:
@@ -163,7 +171,7 @@ def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNCon
     overrides = yaml.safe_load(model_args.model_overrides)
     if not isinstance(overrides, dict):
         raise ValueError("the changes must read `{name: value, ...}`")
-    unknown = sorted(set(overrides) - set(own_fields(config_class)))
+    unknown = sorted(set(overrides) - {*own_fields(config_class), *config_class.attribute_map})
     if unknown:
         raise ValueError(f"unknown fields: {', '.join(unknown)}")
     return overrides

@@ -57,6 +57,7 @@ def describe_run(program: str, task: str, source: str, trainer: Trainer, setting
         "name": Path(trainer.args.output_dir).resolve().name,
         "source": source,
         "scores": scores,
+        "decimals": 4,
         "parameters": trainer.model.num_parameters(),
         "vocab_size": getattr(trainer.model.config, "vocab_size", None),
         "steps": trainer.state.global_step,

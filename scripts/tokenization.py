@@ -37,6 +37,8 @@ def byte_level_bpe(texts: Iterable[str], vocab_size: int, add_prefix_space: bool
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     bpe.decoder = decoders.ByteLevel()
+    if add_prefix_space:  # and the decoder takes the first one away again
+        bpe.decoder = decoders.Sequence([bpe.decoder, decoders.Strip(content=" ", left=1)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,

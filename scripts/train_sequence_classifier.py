@@ -43,6 +43,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainingArguments,
     pipeline,
     set_seed,
@@ -63,6 +64,7 @@ from classification import (
 from command_line import one_line_error, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
+from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, write_scores
@@ -97,12 +99,38 @@ class DataArguments(TextArguments):
     fold: int | None = field(default=None, metadata={"help": "Of --folds only this one, from 1."})
 
 
-ARGUMENTS = (DataArguments, ModelArguments, TrainingArguments)
+@dataclass
+class TransferArguments:
+    """How the body of --init-from is tuned to the task (Howard and Ruder 2018, ULMFiT)."""
+
+    _argument_group_name = "transfer"
+
+    discriminative_factor: float = field(
+        default=1.0,
+        metadata={"help": "The learning rate of each layer over that of the layer below it; 2.6 in ULMFiT."},
+    )
+    gradual_unfreezing: float = field(
+        default=0.0,
+        metadata={"help": "Begin with the head alone; after so many epochs, and again so many, the next layer joins."},
+    )
 
 
-def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
+ARGUMENTS = (DataArguments, ModelArguments, TransferArguments, TrainingArguments)
+
+
+def check_arguments(
+    data: DataArguments, model_args: ModelArguments, transfer: TransferArguments, training: TrainingArguments
+) -> None:
     check_text_arguments(data)
     check_training(training, {*METRICS})
+    if transfer.discriminative_factor < 1:
+        stop(f"--discriminative-factor must be at least 1, got {transfer.discriminative_factor}")
+    if transfer.gradual_unfreezing < 0:
+        stop(f"--gradual-unfreezing must be at least 0, got {transfer.gradual_unfreezing}")
+    if transfer.gradual_unfreezing and model_args.init_from is None:
+        stop("--gradual-unfreezing needs --init-from: of a new model nothing is worth being kept as it is")
+    if transfer.gradual_unfreezing and training.world_size > 1:
+        stop("--gradual-unfreezing needs a single process")
     if data.max_length is not None and data.max_length < 1:
         stop(f"--max-length must be at least 1, got {data.max_length}")
     if data.fold is not None and not 1 <= data.fold <= data.folds:
@@ -189,12 +217,28 @@ def write_sample(folder: Path, row: dict[str, Any]) -> str:
 # Training
 
 
+def transfer_options(
+    model: QRNNForSequenceClassification, transfer: TransferArguments, training: TrainingArguments
+) -> dict[str, Any]:
+    """What `Trainer` is given to tune a pretrained body: the optimizer, and who freezes layers."""
+    options: dict[str, Any] = {}
+    if transfer.discriminative_factor > 1:
+        optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
+        rates = {"learning_rate": settings.pop("lr"), "weight_decay": training.weight_decay}
+        groups = discriminative_parameter_groups(model, factor=transfer.discriminative_factor, **rates)
+        options["optimizers"] = (optimizer_class(groups, **settings), None)
+    if transfer.gradual_unfreezing:
+        options["callbacks"] = [GradualUnfreezing(transfer.gradual_unfreezing)]
+    return options
+
+
 def train(
     splits: dict[str, Dataset],
     names: Sequence[str],
     source: str,
     data: DataArguments,
     model_args: ModelArguments,
+    transfer: TransferArguments,
     training: TrainingArguments,
     settings: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
@@ -209,7 +253,8 @@ def train(
     print(", ".join(f"{split}: {len(rows):,} texts" for split, rows in splits.items()))
     print(f"{len(tokenizer):,} different tokens; {len(names)} labels; {model.num_parameters():,} parameters")
 
-    trainer = make_trainer(model, training, tokenizer, encoded, DataCollatorWithPadding(tokenizer), measure)
+    collator, options = DataCollatorWithPadding(tokenizer), transfer_options(model, transfer, training)
+    trainer = make_trainer(model, training, tokenizer, encoded, collator, measure, **options)
     train_to_the_end(trainer)
     held_out = [split for split in SPLITS[1:] if split in encoded]
     scored = {split: score_labels(trainer, split, encoded[split], names, "texts") for split in held_out}
@@ -236,6 +281,7 @@ def cross_validate(
     names: Sequence[str],
     data: DataArguments,
     model_args: ModelArguments,
+    transfer: TransferArguments,
     training: TrainingArguments,
     settings: dict[str, Any],
 ) -> None:
@@ -249,7 +295,7 @@ def cross_validate(
         training.output_dir = str(folder / f"fold-{number}")
         source = f"{describe_source(data)}, fold {number} of {data.folds}"
         print(f"Fold {number} of {data.folds}")
-        scores.append(train(splits, names, source, data, model_args, training, settings))
+        scores.append(train(splits, names, source, data, model_args, transfer, training, settings))
     if data.fold is None and training.process_index == 0:
         summary = average([fold["test"] for fold in scores])
         write_scores({"folds": scores, **summary}, folder)
@@ -257,14 +303,14 @@ def cross_validate(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
-    check_arguments(data, training)
+    (data, model_args, transfer, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
+    check_arguments(data, model_args, transfer, training)
     splits, names = read_examples(data)
     if data.folds:
-        cross_validate(splits["train"], names, data, model_args, training, settings)
+        cross_validate(splits["train"], names, data, model_args, transfer, training, settings)
         return
     splits = with_validation(splits, data.validation_share, training.seed, stratify="label")
-    train(splits, names, describe_source(data), data, model_args, training, settings)
+    train(splits, names, describe_source(data), data, model_args, transfer, training, settings)
 
 
 if __name__ == "__main__":

@@ -239,6 +239,23 @@ def test_the_equations(model):
         close(gradients[name] / scale, parameter.grad / scale, 1e-10)
 
 
+@pytest.mark.parametrize("heads", [None, 4])
+def test_attention_is_learned_soon(heads):
+    """Word for word: queries and keys that begin with small weights would not get there for thousands of steps."""
+    config = {"hidden_size": 64, "intermediate_size": 96, "connection": "residual", "encoder_bidirectional": True}
+    config |= {"encoder_layers": 1, "decoder_layers": 1, "num_attention_heads": heads, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = QRNNForConditionalGeneration(make_config(vocab_size=50, decoder_start_token_id=1, **config))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        source = torch.randint(2, 26, (32, 8))
+        loss = model(source, labels=source + 24).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.5  # a decoder that does not look back ends at log(24) = 3.2
+
+
 def test_each_gate_has_a_matrix_of_its_own_for_the_source():
     model = QRNNSeq2SeqModel(make_config(pooling="ifo"))
     for block in model.decoder.layers:
@@ -884,14 +901,21 @@ def test_lora(redraw):
 
 
 def test_initial_scales():
-    """Without norms all that feeds the decoder's layers starts as the gates do; with norms as Transformers has it."""
-    for options, expected in (({}, 64**-0.5 / 3**0.5), ({"connection": "residual"}, 0.02)):
+    """Without norms all that feeds the decoder's layers starts as the gates do; with norms the attention alone."""
+    wide = 64**-0.5 / 3**0.5
+    for options, expected in (({}, wide), ({"connection": "residual"}, 0.02)):
         model = QRNNForConditionalGeneration(make_config(hidden_size=64, num_attention_heads=1, **options))
         mixer = model.model.decoder.layers[-1].mixer
         attention = mixer.attention
-        parts = (mixer.source_proj, attention.q_proj, attention.context_proj, attention.state_proj)
-        for part in parts:
-            assert part.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert mixer.source_proj.weight.std().item() == pytest.approx(expected, rel=0.05)
+        for part in (
+            attention.q_proj,
+            attention.k_proj,
+            attention.v_proj,
+            attention.context_proj,
+            attention.state_proj,
+        ):
+            assert part.weight.std().item() == pytest.approx(wide, rel=0.05)
         assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import train_audio_classifier
 import train_ctc
 import train_language_model
+import train_seq2seq
 import train_sequence_classifier
 import train_time_series
 import train_token_classifier
@@ -38,9 +39,10 @@ LANGUAGE_MODELS = {
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
     "imdb-language-model": {**SMALL, "intermediate_size": 16},
 }
-CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper"]
+CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper", "imdb-transfer"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
 SPEECH = {"fsdd-digits": "digit", "fsdd-speakers": "speaker", "fsdd-strings": "digit"}
+WRITERS = {"multi30k": "translation", "multi30k-characters": "translation", "scitldr": "summarization"}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
 SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true"]
 SMALLER += ["--model-overrides", json.dumps(SMALL)]
@@ -61,7 +63,8 @@ def write_rows(splits: dict[str, str], make_row) -> list[str]:
 
 
 def test_every_recipe_is_tried():
-    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, *SPEECH, "etth1", "quickstart"}
+    tried = {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, *WRITERS, *SPEECH, "etth1", "quickstart"}
+    assert RECIPES.keys() == tried
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -87,14 +90,22 @@ def test_language_model(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    splits = {"sentence-classification": ["train"], "imdb-paper": ["train", "test"]}
+    splits = {
+        "sentence-classification": ["train"],
+        "imdb-paper": ["train", "test"],
+        "imdb-transfer": ["train", "test"],
+    }
     column = "sentence" if name == "sst2" else "text"
     files = write_rows(
         splits.get(name, ["train", "validation", "test"]),
         lambda line, number: {column: line, "label": ("neg", "pos")[number % 2]},
     )
     fold = ["--fold", "10"] if name == "sentence-classification" else []
-    train_sequence_classifier.main([str(RECIPES[name]), *files, *SMALLER, *fold])
+    smaller = SMALLER
+    if name == "imdb-transfer":
+        test_language_model("imdb-language-model", tmp_path, monkeypatch)  # where the recipe begins
+        smaller = SMALLER[:-2]
+    train_sequence_classifier.main([str(RECIPES[name]), *files, *smaller, *fold])
     folder = Path(f"{name}-output", *(["fold-10"] if fold else []))
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
     (answer,) = pipeline("text-classification", model=str(folder))("ba be")
@@ -139,6 +150,23 @@ def test_speech(name, tmp_path, monkeypatch):
     else:
         labels = {answer["label"] for answer in pipeline("audio-classification", model=str(folder))(recording)}
         assert labels <= {"theo", "lucas", *"0123456789"}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writer(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = ("source", "target") if name == "scitldr" else ("de", "en")
+    files = write_rows(
+        ["train", "validation", "test"], lambda line, _: dict(zip(columns, (line, line.upper()), strict=True))
+    )
+    smaller = {"hidden_size": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_kernel_size": 2}
+    smaller |= {"num_attention_heads": 2, "intermediate_size": 16} if name != "multi30k-characters" else {}
+    options = ["--model-overrides", json.dumps(smaller), "--max-new-tokens", "8"]
+    train_seq2seq.main([str(RECIPES[name]), *files, *SMALLER[:-2], *options])
+    folder = Path(f"{name}-output")
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "test.txt"}
+    (answer,) = pipeline(WRITERS[name], model=str(folder))("ba be")
+    assert [*answer] == [{"translation": "translation_text", "summarization": "summary_text"}[WRITERS[name]]]
 
 
 def test_forecaster(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from lstm_baseline import (
     LSTM_CLASSES,
     LSTMConfig,
     LSTMForCausalLM,
+    LSTMForConditionalGeneration,
     LSTMForSequenceClassification,
     LSTMLayer,
     equal_lstm,
@@ -30,9 +31,11 @@ from modeling_qrnn import (
     QRNNConfig,
     QRNNForAudioClassification,
     QRNNForCausalLM,
+    QRNNForConditionalGeneration,
     QRNNForCTC,
     QRNNForSequenceClassification,
     QRNNForTokenClassification,
+    QRNNSeq2SeqConfig,
     QRNNSpeechConfig,
 )
 
@@ -101,6 +104,44 @@ def test_models_of_speech_are_of_equal_size_and_do_not_see_pads(model_class, bid
     first = model.model(frames[:, :4], use_cache=True)
     second = model.model(frames[:, 4:], past_key_values=first.past_key_values).last_hidden_state
     torch.testing.assert_close(torch.cat([first.last_hidden_state, second], dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+TRANSLATOR = {"vocab_size": 30, "hidden_size": 160, "encoder_layers": 2, "num_hidden_layers": 2}
+TRANSLATOR |= {"pad_token_id": 0, "decoder_start_token_id": 1, "eos_token_id": 2}
+TRANSLATORS = {
+    "paper": {},
+    "modern": {
+        **STACKS["residual"],
+        "encoder_bidirectional": True,
+        "num_attention_heads": 4,
+        "attention_layers": "all",
+    },
+}
+
+
+@pytest.mark.parametrize("options", TRANSLATORS.values(), ids=TRANSLATORS)
+def test_translator_is_of_equal_size_and_carries_its_state(options, redraw):
+    config = QRNNSeq2SeqConfig(**TRANSLATOR, **options)
+    qrnn = QRNNForConditionalGeneration(config)
+    model = equal_lstm(qrnn)
+    assert isinstance(model, LSTMForConditionalGeneration)
+    assert 0.94 < model.num_parameters() / qrnn.num_parameters() <= 1
+    redraw(model, std=0.2)
+    source, target = torch.randint(30, IS_REAL.shape), torch.randint(30, (3, 6))
+    batch = model(source, attention_mask=IS_REAL.long(), decoder_input_ids=target)
+    for row, length in enumerate(LENGTHS):
+        part = slice(row, row + 1)
+        first = model(source[part, :length], decoder_input_ids=target[part, :2])
+        second = model(
+            source[part, :length], decoder_input_ids=target[part, 2:], past_key_values=first.past_key_values
+        )
+        chunks = torch.cat([first.logits, second.logits], dim=1)
+        torch.testing.assert_close(batch.logits[part], chunks, rtol=1e-5, atol=1e-5)
+        fresh = model(source[part, :length], decoder_input_ids=target[part, 2:]).logits
+        assert (fresh - second.logits).abs().max() > 1e-2
+    other = model(source.roll(1, 0), decoder_input_ids=target, attention_mask=IS_REAL.long()).logits
+    assert (other[:, 0] - batch.logits[:, 0]).abs().max() > 1e-2
+    assert model.generate(source, attention_mask=IS_REAL.long(), num_beams=2, max_new_tokens=3).shape[1] <= 4
 
 
 def test_both_directions_are_those_of_torch(redraw):

@@ -297,6 +297,21 @@ def test_body_and_tokenizer_of_a_language_model(architecture, tied, run, languag
         assert "trained from a pretrained body" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("option", "tolerance"), [({"discriminative_factor": 1e6}, 1e-5), ({"gradual_unfreezing": 10.0}, 0.0)], ids=str
+)
+def test_lower_layers_change_less(option, tolerance, run, language_model):
+    """Slowly, or not at all before they are unfrozen; the head is trained either way."""
+    pretrained = language_model()
+    _, folder = run(init_from=pretrained, **option, **CLASSIFIER)
+    before, after = ({**weights_in(Path(name))} for name in (pretrained, folder))
+    assert after["score.weight"].std() > 0.05  # it begins with 0.02
+    slow = {name for name in after.keys() & before.keys() if name.startswith(("model.embed_tokens", "model.layers.0"))}
+    assert len(slow) > 2
+    for name in slow:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=tolerance)
+
+
 def test_language_model_goes_on_from_a_language_model(language_model):
     """Fine-tuning on another text; with other settings that would be another folder."""
     weights = weights_in(Path(language_model()))
@@ -407,6 +422,9 @@ def test_table_files(ending, tmp_path):
 
 
 MISTAKES = {
+    "factor": (["--discriminative-factor", "0.5"], "--discriminative-factor must be at least 1, got 0.5"),
+    "unfreezing": (["--gradual-unfreezing", "-1"], "--gradual-unfreezing must be at least 0, got -1.0"),
+    "nothing to unfreeze": (["--gradual-unfreezing", "1"], "--gradual-unfreezing needs --init-from"),
     "no column": (["--text-column", "line"], "train.csv: there is no column 'line'; the columns are text, label"),
     "no label column": (["--label-column", "class"], "train.csv: there is no column 'class'; the columns are"),
     "unknown label": (["--test-file", "other.csv"], "other.csv: row 2: column 'label' holds the label 'neutral'"),

@@ -1,0 +1,403 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Train a translator or a summarizer from a recipe: a YAML file of data, model and training arguments.
+
+    python scripts/train_seq2seq.py configuration/training/multi30k.yaml --train-file train.parquet ...
+    python scripts/train_seq2seq.py RECIPE --learning-rate 0.001  # an option overrides what the recipe sets
+
+A row holds a source and a target: a text, or a list of its sentences; of targets a list is several references, each of
+which is trained on. Translations are scored by sacreBLEU, summaries by ROUGE, beside the first sentence as a summary.
+Interrupted at any moment and started again with the same command, it goes on from its last complete checkpoint, to the
+same end. The model, its card, the scores, what it wrote and the curves are in --output-dir.
+"""
+
+import copy
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+
+# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
+# times over.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import sacrebleu
+from datasets import Dataset
+from nltk.tokenize import PunktSentenceTokenizer
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
+from torch.utils.data import SequentialSampler
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    pipeline,
+    set_seed,
+)
+
+from classification import check_training, train_to_the_end, with_validation, write_results
+from command_line import one_line_error, stop
+from modeling_qrnn import QRNNForConditionalGeneration, TargetLengthLogitsProcessor
+from models import make_model
+from recipes import ModelArguments, keep_settings, read_recipe
+from results import describe_run, publish
+from text_data import (
+    SPLITS,
+    TextArguments,
+    a_text_with_words,
+    check_text_arguments,
+    describe_source,
+    read_columns,
+    read_splits,
+)
+from tokenization import train_tokenizer
+
+
+METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
+
+
+@dataclass
+class DataArguments(TextArguments):
+    task: Literal["translation", "summarization"] = field(
+        default="translation", metadata={"help": "What the metrics, the pipeline and the card are to be for."}
+    )
+    text_column: str = field(default="source", metadata={"help": "The column with the source."})
+    target_column: str = field(default="target", metadata={"help": "The column with the target, or several."})
+    tokenizer: str = field(
+        default="bpe",
+        metadata={"help": "`bpe`, `word` or `character`, trained here; or the name of one on the Hub, or its folder."},
+    )
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
+    )
+    max_source_length: int | None = field(
+        default=None, metadata={"help": "Leave out training pairs with a source of more tokens."}
+    )
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "Leave out training pairs with a target of more tokens."}
+    )
+
+
+@dataclass
+class WritingArguments:
+    """How the trained model writes; its `generation_config` says so too."""
+
+    _argument_group_name = "writing"
+
+    num_beams: int = field(default=5, metadata={"help": "Beams of the search."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Most tokens of an output."})
+    length_penalty: float = field(
+        default=1.0, metadata={"help": "The power of the length by which a beam's log-probability is divided."}
+    )
+    alpha: float | None = field(
+        default=None, metadata={"help": "Rank beams by the paper's equation 9 with this alpha, for characters 0.6."}
+    )
+
+
+ARGUMENTS = (DataArguments, ModelArguments, WritingArguments, Seq2SeqTrainingArguments)
+
+
+def check_arguments(data: DataArguments, writing: WritingArguments, training: Seq2SeqTrainingArguments) -> None:
+    check_text_arguments(data)
+    check_training(training, {*METRICS[data.task]})
+    limits = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
+    limits |= {name: getattr(writing, name) for name in ("num_beams", "max_new_tokens")}
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            stop(f"--{name.replace('_', '-')} must be at least 1, got {limit}")
+    if writing.alpha is not None and (writing.alpha < 0 or writing.length_penalty != 1):
+        stop("--alpha must be at least 0, and does not go with --length-penalty: both rank the beams")
+    metric = training.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") != "loss" and not training.predict_with_generate:
+        stop(f"--metric-for-best-model {metric} needs --predict-with-generate")
+
+
+# Data
+
+
+def read_pairs(data: DataArguments) -> dict[str, Dataset]:
+    """The rows of each split: `source`, its first sentence `lead`, and `references`."""
+    splits = {}
+    for split, (name, rows) in read_splits(data).items():
+        columns = read_columns(name, rows, {data.text_column: sentences_of, data.target_column: texts_of})
+        sources = columns[data.text_column]
+        if not sources:
+            stop(f"{name}: the {split} split is empty")
+        splits[split] = Dataset.from_dict(
+            {
+                "source": [" ".join(sentences) for sentences in sources],
+                "lead": [sentences[0] for sentences in sources],
+                "references": columns[data.target_column],
+            }
+        )
+    return splits
+
+
+def texts_of(cell: Any) -> list[str]:
+    """A text, or several."""
+    if not isinstance(cell, list):
+        return [a_text_with_words(cell).strip()]
+    if not cell:
+        raise ValueError("[], which is no text")
+    return [a_text_with_words(text).strip() for text in cell]
+
+
+def sentences_of(cell: Any) -> list[str]:
+    """The sentences of a text, which may be cut into them."""
+    return texts_of(cell) if isinstance(cell, list) else PunktSentenceTokenizer().tokenize(a_text_with_words(cell))
+
+
+def texts_to_learn_from(rows: Dataset) -> list[str]:
+    """Both languages: source and target share a vocabulary."""
+    return [*rows["source"], *(text for texts in rows["references"] for text in texts)]
+
+
+def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The tokens of each pair: of a training row one pair for each reference, of others the first alone."""
+    chosen = [(row["source"], text) for row in rows for text in row["references"][: None if split == "train" else 1]]
+    sources, targets = zip(*chosen, strict=True)
+    columns = {
+        "input_ids": tokenizer(list(sources))["input_ids"],
+        "labels": [
+            [*ids, tokenizer.eos_token_id] for ids in tokenizer(list(targets), add_special_tokens=False)["input_ids"]
+        ],
+    }
+    limits = {"input_ids": data.max_source_length, "labels": data.max_target_length}
+    if split != "train" or not any(limits.values()):
+        return Dataset.from_dict(columns)
+    fits = np.ones(len(chosen), dtype=bool)
+    for name, limit in limits.items():
+        fits &= np.array([limit is None or len(ids) <= limit for ids in columns[name]])
+    print(f"train: {(~fits).sum():,} of {len(fits):,} pairs left out, for they are longer than the limits")
+    if not fits.any():
+        stop("no training pair is left: --max-source-length or --max-target-length is too small")
+    return Dataset.from_dict(columns).select(np.flatnonzero(fits))
+
+
+# Training
+
+
+class EpochTimer(TrainerCallback):
+    """How long each epoch of this process took, without its evaluation, in seconds."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.begin = time.perf_counter()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self.begin)
+
+
+class TranslationTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` that keeps the order of the rows, and with an `alpha` ranks beams by the paper's equation 9.
+
+    What is written must stand beside its references, so evaluation is in order even if training goes by length.
+    """
+
+    alpha: float | None = None
+
+    def _get_eval_sampler(self, eval_dataset):
+        return SequentialSampler(eval_dataset)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **options):
+        if self.alpha is not None and options.get("num_beams", 1) > 1:
+            lengths, end = inputs["attention_mask"].sum(dim=1), self.model.config.eos_token_id
+            options["logits_processor"] = [TargetLengthLogitsProcessor(lengths, end, self.alpha)]
+            options["length_penalty"] = 0.0
+        chosen = copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **options)
+        finally:  # it is saved with the model, and Seq2SeqTrainer fills in all that was not chosen
+            self.model.generation_config = chosen
+
+
+def make_trainer(
+    model: QRNNForConditionalGeneration,
+    training: Seq2SeqTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: Mapping[str, Dataset],
+    measure: Callable[[EvalPrediction], dict[str, float]],
+) -> TranslationTrainer:
+    with one_line_error("training", ValueError):
+        return TranslationTrainer(
+            model,
+            training,
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
+            processing_class=tokenizer,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model),
+            compute_metrics=measure if training.predict_with_generate else None,
+        )
+
+
+# Scores
+
+
+def compare(task: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The metrics of a task, in per cent; of several references ROUGE takes the nearest."""
+    if task == "summarization":
+        scorer = RougeScorer(METRICS[task], use_stemmer=True)
+        rows = [scorer.score_multi(row, text) for text, row in zip(texts, references, strict=True)]
+        return {name: 100 * statistics.fmean(row[name].fmeasure for row in rows) for name in METRICS[task]}
+    by_number = list(zip_longest(*references))  # as sacreBLEU wants them: the first of each row, the second...
+    metrics = {"bleu": BLEU(), "bleu_lowercased": BLEU(lowercase=True), "chrf": CHRF()}
+    return {name: metric.corpus_score(texts, by_number).score for name, metric in metrics.items()}
+
+
+def decode(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    texts = tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def measure(
+    prediction: EvalPrediction, task: str, tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    return compare(task, decode(prediction.predictions, tokenizer), references)
+
+
+def score(
+    trainer: TranslationTrainer, split: str, rows: Dataset, encoded: Dataset, task: str, writing: WritingArguments
+) -> tuple[dict[str, Any], list[str]]:
+    """The figures of a split, and what the model writes there."""
+    trainer.args.predict_with_generate, trainer.compute_metrics, trainer.alpha = True, None, writing.alpha
+    options = {"num_beams": writing.num_beams, "max_new_tokens": writing.max_new_tokens}
+    options["length_penalty"] = writing.length_penalty
+    output = trainer.predict(encoded, metric_key_prefix=split, **options)
+    texts = decode(output.predictions, trainer.processing_class)
+    return {**compare(task, texts, rows["references"][:]), "texts": len(rows)}, texts
+
+
+def write_texts(texts: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """What the model writes for each row of a split, a line each."""
+    for split, lines in texts.items():
+        (folder / f"{split}.txt").write_text(
+            "".join(" ".join(line.split()) + "\n" for line in lines), encoding="utf-8"
+        )
+
+
+def write_sample(folder: Path, task: str, source: str) -> str:
+    """Load the saved model as anyone would, and let it write."""
+    (answer,) = pipeline(task, model=str(folder))(source)
+    return f"{source}\n-> {answer[f'{RETURNED[task]}_text']}"
+
+
+RETURNED = {"translation": "translation", "summarization": "summary"}
+SCORING = {
+    "translation": "BLEU (13a, in mixed and in lower case) and chrF2 are those of sacreBLEU "
+    f"{sacrebleu.__version__}, on text as it is.",
+    "summarization": "ROUGE F-measures are those of rouge-score, with stemming: the mean over the texts, of each the "
+    "best of its references.",
+}
+
+
+# Training
+
+
+def train(
+    splits: dict[str, Dataset],
+    data: DataArguments,
+    model_args: ModelArguments,
+    writing: WritingArguments,
+    training: Seq2SeqTrainingArguments,
+    settings: dict[str, Any],
+) -> None:
+    """Train the model, or go on with it, and score it; its folder holds all that comes of it."""
+    folder = Path(training.output_dir)
+    keep_settings(settings, folder)
+    set_seed(training.seed)
+    texts = {split: texts_to_learn_from(rows) for split, rows in splits.items()}
+    tokenizer = train_tokenizer(data, texts, model_args.init_from, of_words=True)
+    encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
+    model = make_translator(model_args, tokenizer, writing)
+    print(", ".join(f"{split}: {len(rows):,} pairs" for split, rows in encoded.items()))
+    print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
+
+    references = splits["validation"]["references"][:]
+    by_task = functools.partial(measure, task=data.task, tokenizer=tokenizer, references=references)
+    trainer, timer = make_trainer(model, training, tokenizer, encoded, by_task), EpochTimer()
+    trainer.add_callback(timer)
+    train_to_the_end(trainer)
+    scored = {
+        split: score(trainer, split, splits[split], encoded[split], data.task, writing)
+        for split in SPLITS[1:]
+        if split in splits
+    }
+    if trainer.is_world_process_zero():
+        finish(trainer, timer, splits, scored, data, model_args, settings)
+
+
+def make_translator(
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, writing: WritingArguments
+) -> QRNNForConditionalGeneration:
+    if tokenizer.eos_token_id is None:
+        stop("--tokenizer: it must have an end token")
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    model = make_model(QRNNForConditionalGeneration, model_args, tokenizer, decoder_start_token_id=start)
+    for name in ("num_beams", "max_new_tokens", "length_penalty"):
+        setattr(model.generation_config, name, getattr(writing, name))
+    return model
+
+
+def finish(
+    trainer: TranslationTrainer,
+    timer: EpochTimer,
+    splits: dict[str, Dataset],
+    scored: dict[str, tuple[dict[str, Any], list[str]]],
+    data: DataArguments,
+    model_args: ModelArguments,
+    settings: dict[str, Any],
+) -> None:
+    """Scores, texts, curves and the card."""
+    folder, metrics = Path(trainer.args.output_dir), METRICS[data.task]
+    scores = {split: result for split, (result, _) in scored.items()}
+    last = list(scores)[-1]
+    if data.task == "summarization":
+        scores[f"{last}, first sentence"] = compare(data.task, splits[last]["lead"][:], splits[last]["references"][:])
+    write_results(trainer, scores, metrics[0])
+    write_texts({split: texts for split, (_, texts) in scored.items()}, folder)
+    if timer.seconds:
+        print(f"seconds per epoch: {statistics.median(timer.seconds):.1f}, the median of {len(timer.seconds)}")
+    if model_args.architecture == "qrnn":
+        run = describe_run(__file__, data.task, describe_source(data), trainer, settings, scores)
+        run |= {
+            "figures": [*metrics, "texts"],
+            "decimals": 2,
+            "scoring": SCORING[data.task],
+            "init_from": model_args.init_from,
+        }
+        run["sample"] = write_sample(folder, data.task, splits[last]["source"][0])
+        publish(trainer, run, data.dataset, {metrics[0]: metrics[0]})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (data, model_args, writing, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
+    check_arguments(data, writing, training)
+    splits = with_validation(read_pairs(data), data.validation_share, training.seed)
+    train(splits, data, model_args, writing, training, settings)
+
+
+if __name__ == "__main__":
+    main()
