@@ -268,7 +268,7 @@ def train(
 def describe(data: DataArguments, splits: dict[str, Dataset]) -> str:
     if not data.strings:
         return describe_source(data)
-    counts = ", ".join(f"{len(rows):,} for {split}" for split, rows in splits.items())
+    counts = ", ".join(f"{len(splits[split]):,} for {split}" for split in SPLITS if split in splits)
     return (
         f"utterances of 1 to {data.max_words} recordings with pauses of {data.min_pause:g} to {data.max_pause:g} "
         f"seconds ({counts}), made of {describe_source(data)}"
