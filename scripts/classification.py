@@ -13,15 +13,17 @@
 # limitations under the License.
 """What the programs that train classifiers share: the trainer, how it goes on, and what it leaves behind."""
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 from sklearn.model_selection import train_test_split
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from command_line import one_line_error, stop
 from curves import plot_training
@@ -29,7 +31,9 @@ from recipes import last_complete_checkpoint
 from results import report, write_scores
 
 
+Rows = Dataset | Sequence[dict]
 Measure = Callable[[EvalPrediction], dict[str, float]]
+METRICS = ("accuracy", "macro_f1")  # of one label a row
 
 
 def check_training(training: TrainingArguments, metrics: set[str]) -> None:
@@ -66,20 +70,20 @@ def with_validation(
 def make_trainer(
     model: PreTrainedModel,
     training: TrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    splits: Mapping[str, Dataset],
+    processor: Any,
+    splits: Mapping[str, Rows],
     data_collator: Callable,
     measure: Measure,
     **options: Any,
 ) -> Trainer:
-    """`Trainer` for a classifier; the options are more of its arguments."""
+    """`Trainer` that saves the tokenizer or feature extractor too; the options are more of its arguments."""
     with one_line_error("training", ValueError):
         return Trainer(
             model,
             training,
             train_dataset=splits["train"],
             eval_dataset=splits["validation"],
-            processing_class=tokenizer,
+            processing_class=processor,
             data_collator=data_collator,
             compute_metrics=measure,
             preprocess_logits_for_metrics=most_likely,
@@ -99,15 +103,58 @@ def train_to_the_end(trainer: Trainer) -> None:
     trainer.save_model()
 
 
-def predict(trainer: Trainer, split: str, rows: Dataset) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+def predict(trainer: Trainer, split: str, rows: Rows) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """The labels of a split and what the model says in their place, each `(rows, ...)`, and the metrics."""
     output = trainer.predict(rows, metric_key_prefix=split)
     metrics = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
     return output.label_ids, output.predictions, metrics
 
 
-def write_results(trainer: Trainer, scores: dict[str, dict[str, Any]], metric: str) -> None:
+def measure_labels(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+    }
+
+
+def measure(prediction: EvalPrediction) -> dict[str, float]:
+    return measure_labels(prediction.label_ids, prediction.predictions)
+
+
+def score_labels(
+    trainer: Trainer, split: str, rows: Rows, names: Sequence[str], unit: str
+) -> tuple[dict[str, Any], str]:
+    """The figures of a split with one label a row, `unit` being what a row is; and a table of its labels."""
+    labels, predicted, metrics = predict(trainer, split, rows)
+    numbers = range(len(names))
+    result = {name: metrics[name] for name in ("loss", *METRICS)}
+    result[unit] = len(rows)
+    result["confusion"] = confusion_matrix(labels, predicted, labels=numbers).tolist()
+    table = classification_report(labels, predicted, labels=numbers, target_names=names, digits=4, zero_division=0)
+    return result, table
+
+
+def average(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and standard error of the folds' scores."""
+    columns = {name: [fold[name] for fold in scores] for name in METRICS}
+    deviations = {name: statistics.stdev(values) for name, values in columns.items()}
+    return {
+        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
+        "standard_deviation": deviations,
+        "standard_error": {name: deviation / len(scores) ** 0.5 for name, deviation in deviations.items()},
+    }
+
+
+def report_average(summary: Mapping[str, Mapping[str, float]]) -> None:
+    for name, part in summary.items():
+        print(f"{name.replace('_', ' ')}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in part.items()))
+
+
+def write_results(
+    trainer: Trainer, scores: dict[str, dict[str, Any]], metric: str, choose: Callable = max, **more: Any
+) -> None:
+    """The scores, with what more belongs to them, and the curves; `choose` tells the best value of the metric."""
     folder = Path(trainer.args.output_dir)
-    write_scores(scores, folder)
-    plot_training(trainer.state.log_history, metric, folder / "loss_curve.png")
+    write_scores({**scores, **more}, folder)
+    plot_training(trainer.state.log_history, metric, folder / "loss_curve.png", choose)
     report(scores)

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The curves of a run, as pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -41,8 +41,11 @@ def plot_loss(
     figure.savefig(path, dpi=150)
 
 
-def plot_training(history: Sequence[dict], metric: str, path: Path) -> None:
-    """Training and held-out loss over the steps, and the held-out metric if it was measured on the way."""
+def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Callable = max) -> None:
+    """Training and held-out loss over the steps, and the held-out metric if it was measured on the way.
+
+    `choose` tells the best value of the metric.
+    """
     trained, losses, values = (points(history, name) for name in ("loss", "eval_loss", f"eval_{metric}"))
     if not trained or not losses:
         return
@@ -51,7 +54,7 @@ def plot_training(history: Sequence[dict], metric: str, path: Path) -> None:
     draw_loss(panels[0], trained, losses)
     finish(panels[0], "nats", "Loss")
     if values:
-        draw_metric(panels[1], values)
+        draw_metric(panels[1], values, choose)
         finish(panels[1], metric.replace("_", " "), f"Held-out {metric.replace('_', ' ')}")
     figure.savefig(path, dpi=150)
 
@@ -74,8 +77,8 @@ def draw_loss(axes: Axes, trained: Points, measured: Points) -> None:
     axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label=label)
 
 
-def draw_metric(axes: Axes, measured: Points) -> None:
-    best_step, best = max(measured, key=lambda point: point[1])
+def draw_metric(axes: Axes, measured: Points, choose: Callable) -> None:
+    best_step, best = choose(measured, key=lambda point: point[1])
     axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label="held out")
     axes.plot(best_step, best, color="tab:red", marker="o", linestyle="", label=f"best: {best:.4f}")
 

@@ -22,12 +22,15 @@ from torch import nn
 
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
     QRNNForConditionalGeneration,
+    QRNNForCTC,
     QRNNForSequenceClassification,
     QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
     QRNNSeq2SeqConfig,
+    QRNNSpeechConfig,
     QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.configuration_qrnn import QRNNStackConfig
@@ -57,6 +60,14 @@ class LSTMTimeSeriesConfig(QRNNTimeSeriesConfig):
     """The same of a QRNN that forecasts."""
 
     model_type = "qrnn_time_series_with_lstm"
+    _auto_class = None
+    state_widths = LSTMConfig.state_widths
+
+
+class LSTMSpeechConfig(QRNNSpeechConfig):
+    """The same of a QRNN that reads audio."""
+
+    model_type = "qrnn_speech_with_lstm"
     _auto_class = None
     state_widths = LSTMConfig.state_widths
 
@@ -181,9 +192,19 @@ class LSTMForTimeSeriesPrediction(LSTMInEachLayer, QRNNForTimeSeriesPrediction):
     config_class = LSTMTimeSeriesConfig
 
 
+class LSTMForAudioClassification(LSTMInEachLayer, QRNNForAudioClassification):
+    config_class = LSTMSpeechConfig
+
+
+class LSTMForCTC(LSTMInEachLayer, QRNNForCTC):
+    config_class = LSTMSpeechConfig
+
+
 LSTM_CLASSES = {
+    QRNNForAudioClassification: LSTMForAudioClassification,
     QRNNForCausalLM: LSTMForCausalLM,
     QRNNForConditionalGeneration: LSTMForConditionalGeneration,
+    QRNNForCTC: LSTMForCTC,
     QRNNForSequenceClassification: LSTMForSequenceClassification,
     QRNNForTimeSeriesPrediction: LSTMForTimeSeriesPrediction,
     QRNNForTokenClassification: LSTMForTokenClassification,

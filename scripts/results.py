@@ -28,6 +28,12 @@ from recipes import ROOT, own_fields
 
 
 MODEL_CARD = ROOT / "model_card.md"
+# What a model of each task reads, other than text, as the Hub names it
+KINDS_OF_DATA = {
+    "audio-classification": "audio",
+    "automatic-speech-recognition": "audio",
+    "time-series-forecasting": "time-series",
+}
 Scores = dict[str, dict[str, Any]]
 
 
@@ -74,7 +80,7 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
     card.data.eval_results = [
         EvalResult(
             task_type=run["task"],
-            dataset_type=dataset or ("time-series" if run["task"] == "time-series-forecasting" else "text"),
+            dataset_type=dataset or KINDS_OF_DATA.get(run["task"], "text"),
             dataset_name=run["source"],
             dataset_split=split,
             metric_type=metric,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The texts that the programs train on: the splits of a dataset on the Hub, or files."""
+"""The rows that the programs train on: the splits of a dataset on the Hub, or files."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ OPTIONS = {
 
 
 @dataclass
-class TextArguments:
-    """Where the texts come from, and how they become tokens."""
+class SourceArguments:
+    """Where the rows come from."""
 
     _argument_group_name = "data"
 
@@ -46,6 +46,12 @@ class TextArguments:
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same, for validation."})
     test_file: str | None = field(default=None, metadata={"help": "The same, for the test."})
+
+
+@dataclass
+class TextArguments(SourceArguments):
+    """Where the texts come from, and how they become tokens."""
+
     text_column: str = field(default="text", metadata={"help": "The column with the text."})
     validation_share: float = field(
         default=0.0, metadata={"help": "Hold out this last part of the training text for validation."}
@@ -61,19 +67,23 @@ class TextArguments:
 
 
 def check_text_arguments(data: TextArguments) -> None:
-    if (data.dataset is None) == (data.train_file is None):
-        stop("give either --train-file or --dataset")
+    check_source_arguments(data)
     if not 0 <= data.validation_share < 1:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.vocab_size < 2:
         stop(f"--vocab-size must be at least 2, got {data.vocab_size}")
+
+
+def check_source_arguments(data: SourceArguments) -> None:
+    if (data.dataset is None) == (data.train_file is None):
+        stop("give either --train-file or --dataset")
     for split in SPLITS:
         path = getattr(data, f"{split}_file")
         if path is not None and not Path(path).is_file():
             stop(f"there is no file {path!r}")
 
 
-def read_splits(data: TextArguments, sample_by: str = "line") -> dict[str, tuple[str, Iterable[dict]]]:
+def read_splits(data: SourceArguments, sample_by: str = "line") -> dict[str, tuple[str, Iterable[dict]]]:
     """The name and the rows of each split; a row of a text file is a line, or the whole `document`."""
     if data.dataset is not None:
         with one_line_error(f"--dataset {data.dataset}", OSError, ValueError, RuntimeError):
@@ -131,7 +141,7 @@ def a_text_with_words(cell: Any) -> str:
     return cell
 
 
-def describe_source(data: TextArguments) -> str:
+def describe_source(data: SourceArguments) -> str:
     if data.dataset is not None:
         return f"the dataset `{data.dataset}`"
     files = (getattr(data, f"{split}_file") for split in SPLITS)

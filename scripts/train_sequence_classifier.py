@@ -25,7 +25,6 @@ goes on from its last complete checkpoint, to the same end. The model, its card,
 import copy
 import functools
 import os
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +37,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 from datasets import Dataset
-from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 from sklearn.model_selection import StratifiedKFold
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -53,9 +50,13 @@ from transformers import (
 )
 
 from classification import (
+    METRICS,
+    average,
     check_training,
     make_trainer,
-    predict,
+    measure,
+    report_average,
+    score_labels,
     train_to_the_end,
     with_validation,
     write_results,
@@ -77,9 +78,6 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
-
-
-METRICS = ("accuracy", "macro_f1")
 
 
 @dataclass
@@ -204,36 +202,6 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
 # Scores
 
 
-def measure(prediction: EvalPrediction) -> dict[str, float]:
-    labels, predicted = prediction.label_ids, prediction.predictions
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-    }
-
-
-def score(trainer: Trainer, split: str, rows: Dataset, names: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The figures of a split, and a table of its labels."""
-    labels, predicted, metrics = predict(trainer, split, rows)
-    numbers = range(len(names))
-    result = {name: metrics[name] for name in ("loss", *METRICS)}
-    result["texts"] = len(rows)
-    result["confusion"] = confusion_matrix(labels, predicted, labels=numbers).tolist()
-    table = classification_report(labels, predicted, labels=numbers, target_names=names, digits=4, zero_division=0)
-    return result, table
-
-
-def average(scores: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and standard error of the folds' test scores."""
-    columns = {name: [fold["test"][name] for fold in scores] for name in METRICS}
-    deviations = {name: statistics.stdev(values) for name, values in columns.items()}
-    return {
-        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
-        "standard_deviation": deviations,
-        "standard_error": {name: deviation / len(scores) ** 0.5 for name, deviation in deviations.items()},
-    }
-
-
 def write_sample(folder: Path, row: dict[str, Any]) -> str:
     """Load the saved model as anyone would, and classify a text."""
     classifier = pipeline(
@@ -289,7 +257,8 @@ def train(
     collator, options = DataCollatorWithPadding(tokenizer), transfer_options(model, transfer, training)
     trainer = make_trainer(model, training, tokenizer, encoded, collator, measure, **options)
     train_to_the_end(trainer)
-    scored = {split: score(trainer, split, encoded[split], names) for split in SPLITS[1:] if split in encoded}
+    held_out = [split for split in SPLITS[1:] if split in encoded]
+    scored = {split: score_labels(trainer, split, encoded[split], names, "texts") for split in held_out}
     scores = {split: result for split, (result, _) in scored.items()}
     if trainer.is_world_process_zero():
         write_results(trainer, scores, "accuracy")
@@ -329,10 +298,9 @@ def cross_validate(
         print(f"Fold {number} of {data.folds}")
         scores.append(train(splits, names, source, data, model_args, transfer, training, settings))
     if data.fold is None and training.process_index == 0:
-        summary = average(scores)
+        summary = average([fold["test"] for fold in scores])
         write_scores({"folds": scores, **summary}, folder)
-        figures = (", ".join(f"{name} {value:.4f}" for name, value in part.items()) for part in summary.values())
-        print("\n".join(f"{name.replace('_', ' ')}: {text}" for name, text in zip(summary, figures, strict=True)))
+        report_average(summary)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,6 +41,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from command_line import OneLineParser, existing_file, one_line_error, positive_int, stop
 from modeling_qrnn import QRNNForCTC, QRNNStreamingTranscriber
+from wav import open_wav
 
 
 PIECES_PER_SECOND = 20
@@ -102,25 +103,6 @@ def wav_pieces(wav: wave.Wave_read) -> Iterator[np.ndarray]:
         warn(f"the WAV is cut off: it holds {heard:,} of the {promised:,} samples that its header names")
 
 
-def open_wav(stream: BinaryIO) -> wave.Wave_read:
-    """A WAV that this program can read.
-
-    Raises:
-        ValueError: for another format.
-    """
-    try:
-        wav = wave.Wave_read(stream)
-    except EOFError:
-        raise ValueError("is empty, or ends within its header") from None
-    except wave.Error as error:
-        raise ValueError(f"is no WAV of plain samples: {error} (raw samples need --sampling-rate)") from None
-    if wav.getnchannels() != 1:
-        raise ValueError(f"has {wav.getnchannels()} channels, and one is needed: mix them first (sox IN -c 1 OUT)")
-    if wav.getsampwidth() != 2:
-        raise ValueError(f"has {8 * wav.getsampwidth()} bits a sample, and 16 are needed (sox IN -b 16 OUT)")
-    return wav
-
-
 def transcribe(transcriber: QRNNStreamingTranscriber, pieces: Iterator[np.ndarray], sampling_rate: int) -> None:
     heard = 0
     for piece in pieces:
@@ -145,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             transcribe(transcriber, raw_pieces(sys.stdin.buffer), args.sampling_rate)
             return
         with open(args.audio, "rb") if args.audio is not None else sys.stdin.buffer as stream:
-            wav = open_wav(stream)
+            wav = open_wav(stream, otherwise=" (raw samples need --sampling-rate)")
             transcribe(transcriber, wav_pieces(wav), wav.getframerate())
 
 

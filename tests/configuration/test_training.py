@@ -17,10 +17,13 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+import train_audio_classifier
+import train_ctc
 import train_language_model
 import train_seq2seq
 import train_sequence_classifier
@@ -38,6 +41,7 @@ LANGUAGE_MODELS = {
 }
 CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper", "imdb-transfer"]
 TAGGERS = {"ud-ewt": ["ADJ", "NOUN", "VERB"], "wnut17": ["B-group", "I-group", "O"]}
+SPEECH = {"fsdd-digits": "digit", "fsdd-speakers": "speaker", "fsdd-strings": "digit"}
 WRITERS = {"multi30k": "translation", "multi30k-characters": "translation", "scitldr": "summarization"}
 WRITTEN = {"model.safetensors", "tokenizer.json", "README.md", "scores.json", "loss_curve.png"}
 SMALLER = ["--max-steps", "6", "--logging-steps", "2", "--disable-tqdm", "true"]
@@ -59,7 +63,8 @@ def write_rows(splits: dict[str, str], make_row) -> list[str]:
 
 
 def test_every_recipe_is_tried():
-    assert RECIPES.keys() == {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, *WRITERS, "etth1", "quickstart"}
+    tried = {*LANGUAGE_MODELS, *CLASSIFIERS, *TAGGERS, *WRITERS, *SPEECH, "etth1", "quickstart"}
+    assert RECIPES.keys() == tried
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -121,6 +126,30 @@ def test_tagger(name, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"}
     tokens = pipeline("token-classification", model=str(folder), ignore_labels=[])("ba be")
     assert {token["entity"] for token in tokens} <= {*tags}
+
+
+@pytest.mark.parametrize("name", SPEECH)
+def test_speech(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0)
+
+    def make_row(line: str, number: int) -> dict:
+        audio = noise.integers(-1000, 1000, noise.integers(2000, 4000)).tolist()
+        return {"audio": audio, "sampling_rate": 8000, "digit": number % 10, "speaker": ("theo", "lucas")[number % 2]}
+
+    files = write_rows(["train", "test"], make_row)
+    program = train_ctc if name == "fsdd-strings" else train_audio_classifier
+    fewer = ["--strings", "40", "--strings-test", "10"] if name == "fsdd-strings" else []
+    share = ["--validation-share", "0.2"]  # one of each digit at least
+    program.main([str(RECIPES[name]), *files, *share, *SMALLER[:-2], *fewer])
+    folder = Path(f"{name}-output")
+    assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "runs"} - {"tokenizer.json"}
+    recording = noise.normal(size=3000)
+    if name == "fsdd-strings":
+        assert pipeline("automatic-speech-recognition", model=str(folder))(recording).keys() == {"text"}
+    else:
+        labels = {answer["label"] for answer in pipeline("audio-classification", model=str(folder))(recording)}
+        assert labels <= {"theo", "lucas", *"0123456789"}
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -29,11 +29,14 @@ from lstm_baseline import (
 )
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
     QRNNForConditionalGeneration,
+    QRNNForCTC,
     QRNNForSequenceClassification,
     QRNNForTokenClassification,
     QRNNSeq2SeqConfig,
+    QRNNSpeechConfig,
 )
 
 
@@ -78,6 +81,29 @@ def test_classifiers_are_of_equal_size_and_do_not_see_pads(model_class, bidirect
         alone = model(ids[row : row + 1, :length]).logits[0]
         in_batch = batch[row] if model_class is QRNNForSequenceClassification else batch[row, :length]
         torch.testing.assert_close(in_batch, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("model_class", [QRNNForAudioClassification, QRNNForCTC])
+def test_models_of_speech_are_of_equal_size_and_do_not_see_pads(model_class, bidirectional, redraw):
+    config = {"hidden_size": 64, "num_hidden_layers": 3, "connection": "residual", "bidirectional": bidirectional}
+    qrnn = model_class(QRNNSpeechConfig(num_mel_bins=6, stride=1, **config))
+    model = equal_lstm(qrnn)
+    assert isinstance(model, model_class) and model.main_input_name == "input_features"
+    assert 0.94 < model.num_parameters() / qrnn.num_parameters() <= 1
+    redraw(model, std=0.2)
+    frames = torch.randn(*IS_REAL.shape, 6)
+    batch = model(frames, attention_mask=IS_REAL.long()).logits
+    for row, length in enumerate(LENGTHS):
+        alone = model(frames[row : row + 1, :length]).logits[0]
+        in_batch = batch[row, :length] if model_class is QRNNForCTC else batch[row]
+        torch.testing.assert_close(in_batch, alone, rtol=1e-5, atol=1e-5)
+    if bidirectional:
+        return
+    whole = model.model(frames).last_hidden_state
+    first = model.model(frames[:, :4], use_cache=True)
+    second = model.model(frames[:, 4:], past_key_values=first.past_key_values).last_hidden_state
+    torch.testing.assert_close(torch.cat([first.last_hidden_state, second], dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
 TRANSLATOR = {"vocab_size": 30, "hidden_size": 160, "encoder_layers": 2, "num_hidden_layers": 2}
