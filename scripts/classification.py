@@ -25,7 +25,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.model_selection import train_test_split
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
-from command_line import one_line_error, stop
+from command_line import one_line_error, one_line_trainer_error, stop
 from curves import plot_training
 from recipes import last_complete_checkpoint
 from results import report, write_scores
@@ -77,7 +77,7 @@ def make_trainer(
     **options: Any,
 ) -> Trainer:
     """`Trainer` that saves the tokenizer or feature extractor too; the options are more of its arguments."""
-    with one_line_error("training", ValueError):
+    with one_line_trainer_error():
         return Trainer(
             model,
             training,

@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
@@ -50,6 +50,11 @@ def check_processes(n_together: int) -> None:
     n_started = int(os.environ.get("WORLD_SIZE", 1))
     if n_started > n_together:
         stop(f"there is no accelerator for {n_started} processes: set ACCELERATE_USE_CPU=true to train on CPUs")
+
+
+def one_line_trainer_error() -> AbstractContextManager[None]:
+    """Around the making of a trainer: its settings, the packages that they need and the Hub are the user's matter."""
+    return one_line_error("training", Exception)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, Trainer
 
+from command_line import one_line_error
 from recipes import ROOT, own_fields
 
 
@@ -91,8 +92,9 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for metric, name in metrics.items()
     ]
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-        card.push_to_hub(trainer.hub_model_id)
+        with one_line_error("--push-to-hub", Exception):  # all is saved, and the same command tries again
+            trainer.push_to_hub()
+            card.push_to_hub(trainer.hub_model_id)
     card.save(Path(trainer.args.output_dir) / "README.md")  # after the one that Trainer writes
 
 

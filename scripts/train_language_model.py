@@ -37,7 +37,7 @@ import datasets
 import torch
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, set_seed
 
-from command_line import one_line_error, stop
+from command_line import one_line_trainer_error, stop
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNForCausalLM
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report_unknown(documents, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
-    with one_line_error("training", ValueError):
+    with one_line_trainer_error():
         trainer, scored = make_trainer(data, training, model, tokenizer, documents)
     checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

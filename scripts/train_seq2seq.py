@@ -57,11 +57,11 @@ from transformers import (
 )
 
 from classification import check_training, train_to_the_end, with_validation, write_results
-from command_line import one_line_error, stop
+from command_line import one_line_trainer_error, stop
 from modeling_qrnn import QRNNForConditionalGeneration, TargetLengthLogitsProcessor
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
-from results import describe_run, publish
+from results import describe_run, publish, report
 from text_data import (
     SPLITS,
     TextArguments,
@@ -74,6 +74,7 @@ from text_data import (
 from tokenization import report_unknown, train_tokenizer
 
 
+BASELINE = "first sentence"
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
 
 
@@ -241,7 +242,7 @@ def make_trainer(
     splits: Mapping[str, Dataset],
     measure: Callable[[EvalPrediction], dict[str, float]],
 ) -> TranslationTrainer:
-    with one_line_error("training", ValueError):
+    with one_line_trainer_error():
         return TranslationTrainer(
             model,
             training,
@@ -375,9 +376,12 @@ def finish(
     folder, metrics = Path(trainer.args.output_dir), METRICS[data.task]
     scores = {split: result for split, (result, _) in scored.items()}
     last = list(scores)[-1]
+    baselines = {}
     if data.task == "summarization":
-        scores[f"{last}, first sentence"] = compare(data.task, splits[last]["lead"][:], splits[last]["references"][:])
-    write_results(trainer, scores, metrics[0])
+        firsts = compare(data.task, splits[last]["lead"][:], splits[last]["references"][:])
+        baselines[BASELINE] = {last: firsts}
+        report({f"{last}, {BASELINE}": firsts})
+    write_results(trainer, scores, metrics[0], baselines=baselines)
     write_texts({split: texts for split, (_, texts) in scored.items()}, folder)
     if timer.seconds:
         print(f"seconds per epoch: {statistics.median(timer.seconds):.1f}, the median of {len(timer.seconds)}")
@@ -387,6 +391,7 @@ def finish(
             "figures": [*metrics, "texts"],
             "decimals": 2,
             "scoring": SCORING[data.task],
+            "baselines": baselines,
             "init_from": model_args.init_from,
         }
         run["sample"] = write_sample(folder, data.task, splits[last]["source"][0])

@@ -45,7 +45,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
 
 from classification import check_training, train_to_the_end
-from command_line import one_line_error, stop
+from command_line import one_line_error, one_line_trainer_error, stop
 from curves import plot_forecaster
 from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_last_value
 from lstm_baseline import equal_lstm
@@ -243,7 +243,7 @@ def make_model(
 
 def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str, Windows]) -> Trainer:
     """Train a model, or go on with it."""
-    with one_line_error("training", ValueError):
+    with one_line_trainer_error():
         trainer = Trainer(model, training, train_dataset=windows["train"], eval_dataset=windows["validation"])
     train_to_the_end(trainer)
     return trainer

@@ -260,6 +260,22 @@ def test_other_settings_need_another_folder(run):
         run()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--push-to-hub"], "offline mode is enabled"),
+        (["--report-to", "wandb"], "wandb"),
+    ],
+)
+def test_hub_and_packages_out_of_reach(options, message, run, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run(*options)
+    assert "\n" not in stopped.value.code
+    assert not list(Path("output").glob("checkpoint-*"))
+
+
 # Files
 
 

@@ -144,7 +144,7 @@ def test_summaries(run):
     rows = rows_in("test.jsonl")
     assert set(scores["test"]) == {"rouge1", "rouge2", "rougeL", "texts"}
     firsts = compare("summarization", [row["source"][0] for row in rows], [row["target"] for row in rows])
-    assert scores["test, first sentence"] == firsts
+    assert scores["baselines"]["first sentence"]["test"] == firsts
     assert "| test, first sentence |" in (folder / "README.md").read_text()
     (answer,) = pipeline("summarization", model=str(folder))(" ".join(rows[0]["source"]))
     assert answer["summary_text"].strip() == (folder / "test.txt").read_text().splitlines()[0]
