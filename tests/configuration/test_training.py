@@ -171,13 +171,13 @@ def test_writer(name, tmp_path, monkeypatch):
 
 def test_forecaster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    hours = pd.date_range("2016-07-01", periods=800, freq="h")
+    hours = pd.date_range("2016-07-01", periods=1000, freq="h")
     draw = random.Random(0)
     columns = {name: [draw.gauss(0, 1) + hour for hour in hours.hour] for name in ("HUFL", "HULL", "OT")}
     pd.DataFrame({"date": hours, **columns}).to_csv("ETTh1.csv", index=False)
-    rows = ["--train-rows", "450", "--validation-rows", "120", "--test-rows", "120"]
+    rows = ["--train-rows", "650", "--validation-rows", "120", "--test-rows", "120"]
     train_time_series.main([str(RECIPES["etth1"]), "--data-file", "ETTh1.csv", *rows, *SMALLER[:-2]])
     folder = Path("etth1-output")
     assert {path.name for path in folder.iterdir()} >= {*WRITTEN, "forecast.png", "linear"} - {"tokenizer.json"}
-    past = pd.DataFrame(columns, index=hours)[-336:]
+    past = pd.DataFrame(columns, index=hours)[-512:]
     assert pipeline("time-series-forecasting", model=str(folder))(past).shape == (96, 3)
