@@ -39,6 +39,7 @@ COMMON_ARGUMENTS = {
 }
 
 
+INPUTS = ("dataset", "init_from", "tokenizer")  # and all that ends in _file: settings that may name files or folders
 BATCH_SIZE = "per_device_train_batch_size"
 # What may change between a run and its continuation, for the result hangs on none of it
 FREE_SETTINGS = {
@@ -152,9 +153,7 @@ def make_config(
     **fixed: Any,
 ) -> PreTrainedConfig:
     """The model configuration with its changes, for the vocabulary of the tokenizer."""
-    path = Path(model_args.model_config)
-    if not path.is_file():
-        path = ROOT / f"configuration/models/{model_args.model_config}.json"
+    path = config_path(model_args.model_config)
     if not path.is_file():
         stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
     mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
@@ -165,6 +164,12 @@ def make_config(
         if settings.get("model_type") != config_class.model_type:
             raise ValueError(f"it is of a {settings.get('model_type')!r}, not of a {config_class.model_type!r}")
         return config_class.from_dict({**settings, **changes})
+
+
+def config_path(name: str) -> Path:
+    """A file, or one of configuration/models."""
+    path = Path(name)
+    return path if path.is_file() else ROOT / f"configuration/models/{name}.json"
 
 
 def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig) -> dict[str, Any]:
@@ -201,9 +206,9 @@ def is_complete(checkpoint: Path) -> bool:
 def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     """A run goes on only with the settings that it began with, but for those that change nothing in its result.
 
-    Of the files that it reads the contents must be the same, too.
+    Of the files and folders that they name the contents must be the same, too.
     """
-    digests = {name: file_digest(value) for name, value in settings.items() if name.endswith("_file")}
+    digests = {name: digest(path) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
             check_unchanged(folder / "recipe.yaml", settings, "settings", folder)
@@ -213,9 +218,23 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=True), encoding="utf-8")
 
 
-def file_digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def find_inputs(settings: dict[str, Any]) -> dict[str, Path]:
+    """The files and folders that settings name; what is a name on the Hub is none of these."""
+    named = {name: Path(value) for name, value in settings.items() if name.endswith("_file") or name in INPUTS}
+    if "model_config" in settings:
+        named["model_config"] = config_path(settings["model_config"])
+    return {name: path for name, path in named.items() if path.exists()}
+
+
+def digest(path: Path) -> str:
+    """Of a file, or of all files of a folder but those of a run's checkpoints and curves."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    whole = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        if not name.startswith(("checkpoint-", "runs/")):
+            whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def check_unchanged(file: Path, values: dict[str, Any], what: str, folder: Path) -> None:

@@ -91,11 +91,13 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for split, result in run["scores"].items()
         for metric, name in metrics.items()
     ]
+    path = Path(trainer.args.output_dir) / "README.md"
+    card.save(path)
     if trainer.args.push_to_hub:
         with one_line_error("--push-to-hub", Exception):  # all is saved, and the same command tries again
             trainer.push_to_hub()
             card.push_to_hub(trainer.hub_model_id)
-    card.save(Path(trainer.args.output_dir) / "README.md")  # after the one that Trainer writes
+        card.save(path)  # after the one that Trainer writes
 
 
 def describe_config(config: PreTrainedConfig) -> str:

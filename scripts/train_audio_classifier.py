@@ -46,19 +46,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import DataCollatorWithPadding, TrainingArguments, pipeline, set_seed
 
 from audio_data import AudioArguments, AudioReader, check_audio_arguments, make_rows
-from classification import (
-    METRICS,
-    average,
-    check_training,
-    make_trainer,
-    measure,
-    measure_labels,
-    report_average,
-    score_labels,
-    train_to_the_end,
-    with_validation,
-    write_results,
-)
+from classification import METRICS, average, make_trainer, measure, measure_labels, report_average, score_labels
 from command_line import stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
@@ -66,6 +54,7 @@ from recipes import keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, describe_source, read_splits
+from training import check_training, train_to_the_end, with_validation, write_results
 
 
 BASELINE = "mean MFCCs"

@@ -44,7 +44,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments, Wav2Vec2CTCTokenizer, pipeline, set_seed
 
 from audio_data import AudioArguments, AudioReader, check_audio_arguments, make_rows
-from classification import check_training, make_trainer, predict, train_to_the_end, with_validation, write_results
+from classification import make_trainer, predict
 from command_line import stop
 from labels import a_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
@@ -52,6 +52,7 @@ from recipes import keep_settings, read_recipe
 from results import describe_run, publish
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, a_text_with_words, describe_source, read_splits
+from training import check_training, train_to_the_end, with_validation, write_results
 
 
 # The blank; the space, as Transformers' CTC tokenizers write it; and what stands for a character that the training

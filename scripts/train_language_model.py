@@ -87,6 +87,8 @@ def read_documents(data: DataArguments) -> dict[str, list[str]]:
     for split in ("train", "validation"):
         if not any(documents.get(split, [])):
             stop(f"the {split} split is empty")
+    if data.tokenizer == "character":  # to a model of characters a line break says that a document ends
+        return {split: [part + "\n" for part in parts[:-1]] + parts[-1:] for split, parts in documents.items()}
     return documents
 
 
@@ -99,9 +101,7 @@ def split_documents(documents: list[str], share: float) -> tuple[list[str], list
 
 
 def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The tokens of each document and its end mark; to a model of characters a line break says the same."""
-    if data.tokenizer == "character":
-        documents = [document + "\n" for document in documents[:-1]] + documents[-1:]
+    """The tokens of each document and its end mark, which characters do not need."""
     end = [] if data.tokenizer == "character" or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(documents)["input_ids"]  # some tokenizers set an end mark of their own
     return [ids if end and ids[-1:] == end else ids + end for ids in encoded]
@@ -189,8 +189,7 @@ def spelled(
     read = [(text, ids) for text, ids in zip(texts, documents, strict=True) if len(ids) >= shortest]
     n_sequences = len(read) if data.layout == "documents" else 1
     given = tokenizer.batch_decode([ids[:1] for _, ids in read[:n_sequences]], skip_special_tokens=True)
-    parts = [text[len(first) :] for (text, _), first in itertools.zip_longest(read, given, fillvalue="")]
-    return ("\n" if data.tokenizer == "character" else "").join(parts)
+    return "".join(text[len(first) :] for (text, _), first in itertools.zip_longest(read, given, fillvalue=""))
 
 
 def publish_model(
@@ -220,8 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(training.seed)
 
     texts = read_documents(data)
-    learned = {split: [*part, "\n"] for split, part in texts.items()} if data.tokenizer == "character" else texts
-    tokenizer = train_tokenizer(data, learned, model_args.init_from)  # that knows what `encode` ends a document with
+    tokenizer = train_tokenizer(data, texts, model_args.init_from)
     documents = {split: encode(part, data, tokenizer) if part else [] for split, part in texts.items()}
     for split, part in documents.items():
         check_length(split, part, data)

@@ -16,8 +16,9 @@
     python scripts/train_seq2seq.py configuration/training/multi30k.yaml --train-file train.parquet ...
     python scripts/train_seq2seq.py RECIPE --learning-rate 0.001  # an option overrides what the recipe sets
 
-A row holds a source and a target: a text, or a list of its sentences; of targets a list is several references, each of
-which is trained on. Translations are scored by sacreBLEU, summaries by ROUGE, beside the first sentence as a summary.
+A row holds a source, a text or the list of its sentences, and a target, a text or a list of references, each of which
+is trained on. Translations are scored by sacreBLEU, summaries by ROUGE, where sources come in sentences beside the
+first of them as a summary.
 Interrupted at any moment and started again with the same command, it goes on from its last complete checkpoint, to the
 same end. The model, its card, the scores, what it wrote and the curves are in --output-dir.
 """
@@ -41,7 +42,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import sacrebleu
 from datasets import Dataset
-from nltk.tokenize import PunktSentenceTokenizer
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from torch.utils.data import SequentialSampler
@@ -56,7 +56,6 @@ from transformers import (
     set_seed,
 )
 
-from classification import check_training, train_to_the_end, with_validation, write_results
 from command_line import one_line_trainer_error, stop
 from modeling_qrnn import QRNNForConditionalGeneration, TargetLengthLogitsProcessor
 from models import make_model
@@ -72,10 +71,17 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
+from training import check_training, train_to_the_end, with_validation, write_results
 
 
-BASELINE = "first sentence"
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
+RETURNED = {"translation": "translation_text", "summarization": "summary_text"}
+SCORING = {
+    "translation": "BLEU (13a, in mixed and in lower case) and chrF2 are those of sacreBLEU "
+    f"{sacrebleu.__version__}, on text as it is.",
+    "summarization": "ROUGE F-measures are those of rouge-score, with stemming: the mean over the texts, of each the "
+    "best of its references.",
+}
 
 
 @dataclass
@@ -102,7 +108,7 @@ class DataArguments(TextArguments):
 
 @dataclass
 class WritingArguments:
-    """How the trained model writes; its `generation_config` says so too."""
+    """How the trained model writes; its `generation_config` says so too, but for `alpha`, which that does not know."""
 
     _argument_group_name = "writing"
 
@@ -129,6 +135,8 @@ def check_arguments(data: DataArguments, writing: WritingArguments, training: Se
             stop(f"--{name.replace('_', '-')} must be at least 1, got {limit}")
     if writing.alpha is not None and (writing.alpha < 0 or writing.length_penalty != 1):
         stop("--alpha must be at least 0, and does not go with --length-penalty: both rank the beams")
+    if writing.num_beams == 1 and (writing.alpha is not None or writing.length_penalty != 1):
+        stop("--alpha and --length-penalty rank beams, and --num-beams 1 leaves nothing to rank")
     metric = training.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") != "loss" and not training.predict_with_generate:
         stop(f"--metric-for-best-model {metric} needs --predict-with-generate")
@@ -138,10 +146,10 @@ def check_arguments(data: DataArguments, writing: WritingArguments, training: Se
 
 
 def read_pairs(data: DataArguments) -> dict[str, Dataset]:
-    """The rows of each split: `source`, its first sentence `lead`, and `references`."""
+    """The rows of each split: `source`, what comes first in it if it came in sentences, `lead`, and `references`."""
     splits = {}
     for split, (name, rows) in read_splits(data).items():
-        columns = read_columns(name, rows, {data.text_column: sentences_of, data.target_column: texts_of})
+        columns = read_columns(name, rows, {data.text_column: texts_of, data.target_column: texts_of})
         sources = columns[data.text_column]
         if not sources:
             stop(f"{name}: the {split} split is empty")
@@ -162,11 +170,6 @@ def texts_of(cell: Any) -> list[str]:
     if not cell:
         raise ValueError("[], which is no text")
     return [a_text_with_words(text).strip() for text in cell]
-
-
-def sentences_of(cell: Any) -> list[str]:
-    """The sentences of a text, which may be cut into them."""
-    return texts_of(cell) if isinstance(cell, list) else PunktSentenceTokenizer().tokenize(a_text_with_words(cell))
 
 
 def texts_to_learn_from(rows: Dataset) -> list[str]:
@@ -200,22 +203,25 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
 
 
 class EpochTimer(TrainerCallback):
-    """How long each epoch of this process took, without its evaluation, in seconds."""
+    """How long each whole epoch of this process took, without the evaluation at its end, in seconds."""
 
     def __init__(self):
         self.seconds: list[float] = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.begin = time.perf_counter()
+        self.begin, self.steps_before = time.perf_counter(), state.global_step
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self.seconds.append(time.perf_counter() - self.begin)
+        n_steps = state.global_step - self.steps_before
+        if n_steps * args.num_train_epochs >= state.max_steps:  # not one that was resumed, or cut short
+            self.seconds.append(time.perf_counter() - self.begin)
 
 
 class TranslationTrainer(Seq2SeqTrainer):
     """`Seq2SeqTrainer` that keeps the order of the rows, and with an `alpha` ranks beams by the paper's equation 9.
 
-    What is written must stand beside its references, so evaluation is in order even if training goes by length.
+    What is written must stand beside its references, so evaluation is in order even if training goes by length, and
+    several processes leave out the rows by which they fill up the last batch.
     """
 
     alpha: float | None = None
@@ -223,7 +229,12 @@ class TranslationTrainer(Seq2SeqTrainer):
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset)
 
+    def evaluation_loop(self, *args, **kwargs):
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **options):
+        options = options or dict(self._gen_kwargs)
         if self.alpha is not None and options.get("num_beams", 1) > 1:
             lengths, end = inputs["attention_mask"].sum(dim=1), self.model.config.eos_token_id
             options["logits_processor"] = [TargetLengthLogitsProcessor(lengths, end, self.alpha)]
@@ -259,6 +270,8 @@ def make_trainer(
 
 def compare(task: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """The metrics of a task, in per cent; of several references ROUGE takes the nearest."""
+    if len(texts) != len(references):
+        raise ValueError(f"there are {len(texts)} texts, but {len(references)} rows of references")
     if task == "summarization":
         scorer = RougeScorer(METRICS[task], use_stemmer=True)
         rows = [scorer.score_multi(row, text) for text, row in zip(texts, references, strict=True)]
@@ -291,6 +304,14 @@ def score(
     return {**compare(task, texts, rows["references"][:]), "texts": len(rows)}, texts
 
 
+def score_baseline(task: str, split: str, splits: dict[str, Dataset]) -> dict[str, dict[str, dict[str, float]]]:
+    """What the first sentence is worth as a summary, where sources come in sentences."""
+    rows = splits[split]
+    if task != "summarization" or rows["lead"][:] == rows["source"][:]:
+        return {}
+    return {"first sentence": {split: compare(task, rows["lead"][:], rows["references"][:])}}
+
+
 def write_texts(texts: Mapping[str, Sequence[str]], folder: Path) -> None:
     """What the model writes for each row of a split, a line each."""
     for split, lines in texts.items():
@@ -302,19 +323,10 @@ def write_texts(texts: Mapping[str, Sequence[str]], folder: Path) -> None:
 def write_sample(folder: Path, task: str, source: str) -> str:
     """Load the saved model as anyone would, and let it write."""
     (answer,) = pipeline(task, model=str(folder))(source)
-    return f"{source}\n-> {answer[f'{RETURNED[task]}_text']}"
+    return f"{source}\n-> {answer[RETURNED[task]]}"
 
 
-RETURNED = {"translation": "translation", "summarization": "summary"}
-SCORING = {
-    "translation": "BLEU (13a, in mixed and in lower case) and chrF2 are those of sacreBLEU "
-    f"{sacrebleu.__version__}, on text as it is.",
-    "summarization": "ROUGE F-measures are those of rouge-score, with stemming: the mean over the texts, of each the "
-    "best of its references.",
-}
-
-
-# Training
+# A run
 
 
 def train(
@@ -331,10 +343,12 @@ def train(
     set_seed(training.seed)
     texts = {split: texts_to_learn_from(rows) for split, rows in splits.items()}
     tokenizer = train_tokenizer(data, texts, model_args.init_from, of_words=True)
+    tokenizer.padding_side = "right"  # before its first token a decoder reads nothing
     encoded = {split: encode(split, rows, data, tokenizer) for split, rows in splits.items()}
     model = make_translator(model_args, tokenizer, writing)
     print(", ".join(f"{split}: {len(rows):,} pairs" for split, rows in encoded.items()))
-    report_unknown({split: rows["input_ids"] for split, rows in encoded.items()}, tokenizer)
+    for name, column in (("sources", "input_ids"), ("targets", "labels")):
+        report_unknown({f"{split} {name}": rows[column] for split, rows in encoded.items()}, tokenizer)
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
     references = splits["validation"]["references"][:]
@@ -348,7 +362,17 @@ def train(
         if split in splits
     }
     if trainer.is_world_process_zero():
-        finish(trainer, timer, splits, scored, data, model_args, settings)
+        scores = {split: result for split, (result, _) in scored.items()}
+        baselines = score_baseline(data.task, list(splits)[-1], splits)
+        write_results(trainer, scores, METRICS[data.task][0], baselines=baselines)
+        report({f"{split}, {name}": result for name, part in baselines.items() for split, result in part.items()})
+        write_texts({split: texts for split, (_, texts) in scored.items()}, folder)
+        if timer.seconds:
+            print(f"seconds per epoch: {statistics.median(timer.seconds):.1f}, the median of {len(timer.seconds)}")
+        if model_args.architecture == "qrnn":
+            run = describe_run(__file__, data.task, describe_source(data), trainer, settings, scores)
+            run["init_from"], run["baselines"] = model_args.init_from, baselines
+            publish_writer(trainer, run, splits, data, writing)
 
 
 def make_translator(
@@ -363,39 +387,29 @@ def make_translator(
     return model
 
 
-def finish(
+def publish_writer(
     trainer: TranslationTrainer,
-    timer: EpochTimer,
+    run: dict[str, Any],
     splits: dict[str, Dataset],
-    scored: dict[str, tuple[dict[str, Any], list[str]]],
     data: DataArguments,
-    model_args: ModelArguments,
-    settings: dict[str, Any],
+    writing: WritingArguments,
 ) -> None:
-    """Scores, texts, curves and the card."""
-    folder, metrics = Path(trainer.args.output_dir), METRICS[data.task]
-    scores = {split: result for split, (result, _) in scored.items()}
-    last = list(scores)[-1]
-    baselines = {}
-    if data.task == "summarization":
-        firsts = compare(data.task, splits[last]["lead"][:], splits[last]["references"][:])
-        baselines[BASELINE] = {last: firsts}
-        report({f"{last}, {BASELINE}": firsts})
-    write_results(trainer, scores, metrics[0], baselines=baselines)
-    write_texts({split: texts for split, (_, texts) in scored.items()}, folder)
-    if timer.seconds:
-        print(f"seconds per epoch: {statistics.median(timer.seconds):.1f}, the median of {len(timer.seconds)}")
-    if model_args.architecture == "qrnn":
-        run = describe_run(__file__, data.task, describe_source(data), trainer, settings, scores)
-        run |= {
-            "figures": [*metrics, "texts"],
-            "decimals": 2,
-            "scoring": SCORING[data.task],
-            "baselines": baselines,
-            "init_from": model_args.init_from,
-        }
-        run["sample"] = write_sample(folder, data.task, splits[last]["source"][0])
-        publish(trainer, run, data.dataset, {metrics[0]: metrics[0]})
+    """The card with a sample, and all of it on the Hub if that is wanted."""
+    run["figures"], run["decimals"] = [*METRICS[data.task], "texts"], 2
+    run["scoring"] = f"{SCORING[data.task]} {describe_search(writing)}"
+    last = list(run["scores"])[-1]
+    run["sample"] = write_sample(Path(trainer.args.output_dir), data.task, splits[last]["source"][0])
+    metric = METRICS[data.task][0]
+    publish(trainer, run, data.dataset, {metric: metric})
+
+
+def describe_search(writing: WritingArguments) -> str:
+    if writing.alpha is None:
+        return f"Written with {writing.num_beams} beams and a length penalty of {writing.length_penalty:g}."
+    return (
+        f"Written with {writing.num_beams} beams, ranked by equation 9 of the paper with alpha = {writing.alpha:g}: "
+        "`generate` needs a `TargetLengthLogitsProcessor` for that, without which the pipeline may write other texts."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,22 +49,11 @@ from transformers import (
     set_seed,
 )
 
-from classification import (
-    METRICS,
-    average,
-    check_training,
-    make_trainer,
-    measure,
-    report_average,
-    score_labels,
-    train_to_the_end,
-    with_validation,
-    write_results,
-)
+from classification import METRICS, average, make_trainer, measure, report_average, score_labels
 from command_line import one_line_error, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
-from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups
+from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, write_scores
@@ -78,6 +67,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
+from training import check_training, train_to_the_end, with_validation, write_results
 
 
 @dataclass
@@ -127,8 +117,8 @@ def check_arguments(
         stop(f"--discriminative-factor must be at least 1, got {transfer.discriminative_factor}")
     if transfer.gradual_unfreezing < 0:
         stop(f"--gradual-unfreezing must be at least 0, got {transfer.gradual_unfreezing}")
-    if transfer.gradual_unfreezing and model_args.init_from is None:
-        stop("--gradual-unfreezing needs --init-from: of a new model nothing is worth being kept as it is")
+    if (transfer.gradual_unfreezing or transfer.discriminative_factor > 1) and model_args.init_from is None:
+        stop("--gradual-unfreezing and --discriminative-factor need --init-from: a new model has nothing to keep")
     if transfer.gradual_unfreezing and training.world_size > 1:
         stop("--gradual-unfreezing needs a single process")
     if data.max_length is not None and data.max_length < 1:
@@ -229,6 +219,8 @@ def transfer_options(
         options["optimizers"] = (optimizer_class(groups, **settings), None)
     if transfer.gradual_unfreezing:
         options["callbacks"] = [GradualUnfreezing(transfer.gradual_unfreezing)]
+        last = transfer.gradual_unfreezing * (len(parameter_levels(model)) - 1)
+        print(f"the lowest layer joins after {last:g} epochs; until {transfer.gradual_unfreezing:g} the head is alone")
     return options
 
 

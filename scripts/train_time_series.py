@@ -44,7 +44,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
 
-from classification import check_training, train_to_the_end
 from command_line import one_line_error, one_line_trainer_error, stop
 from curves import plot_forecaster
 from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_last_value
@@ -53,6 +52,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
+from training import check_training, train_to_the_end
 
 
 SPLITS = ("train", "validation", "test")

@@ -50,14 +50,7 @@ from transformers import (
     set_seed,
 )
 
-from classification import (
-    check_training,
-    make_trainer,
-    predict,
-    train_to_the_end,
-    with_validation,
-    write_results,
-)
+from classification import make_trainer, predict
 from command_line import stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForTokenClassification
@@ -74,6 +67,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
+from training import check_training, train_to_the_end, with_validation, write_results
 
 
 NOT_SCORED = -100  # what losses and metrics leave out

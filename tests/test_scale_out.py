@@ -237,9 +237,9 @@ OTHER_PROGRAMS = {
 
 
 def write_data() -> dict[str, str]:
-    """Rows that all programs of texts read, and a table; of a length that two processes share evenly."""
+    """Rows that all programs of texts read, and a table; two processes share those of training evenly."""
     draw = random.Random(0)
-    for split, n_rows in {"train": 48, "validation": 8, "test": 8}.items():
+    for split, n_rows in {"train": 48, "validation": 8, "test": 7}.items():
         rows = [draw.choices("abcde", k=draw.randint(2, 6)) for _ in range(n_rows)]
         named = ({"text": " ".join(row), "label": row[0], "tokens": row, "tags": row} for row in rows)
         pairs = ({**row, "source": row["text"], "target": row["text"]} for row in named)
@@ -264,6 +264,8 @@ def test_other_programs_train_on_two_as_on_one(program, folder):
     two, one = (load_file(Path(name, "model.safetensors")) for name in ("two", "one"))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     two, one = (json.loads(Path(name, "scores.json").read_text()) for name in ("two", "one"))
+    for scores in (two, one):  # Trainer's loss is a mean of batches, and these are others
+        scores["test"].pop("loss", None)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     assert len(re.findall("^test: ", said, flags=re.MULTILINE)) == 1  # one process reports
 

@@ -128,6 +128,16 @@ def test_bits_are_of_the_text_that_is_scored(tokenizer, layout, run):
     assert scores["validation"]["bits_per_byte"] == pytest.approx(bits / n_bytes, rel=1e-4)
 
 
+def test_characters_know_the_end_of_a_line(run):
+    """Which is in every document but the last, and so frequent, however small the vocabulary."""
+    rows = [{"text": "ab" + "c" * (number % 2)} for number in range(40)]
+    for split in ("train", "validation"):
+        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation")}
+    _, folder = run(**files, validation_share=0.0, vocab_size=5)
+    assert set(AutoTokenizer.from_pretrained(folder).get_vocab()) == {"<unk>", "<eos>", "a", "b", "\n"}
+
+
 def test_unknown_words_are_told(run, capsys):
     run(tokenizer="word", vocab_size=8)
     told = capsys.readouterr().out
@@ -258,6 +268,11 @@ def test_other_settings_need_another_folder(run):
         text.write("x")
     with pytest.raises(SystemExit, match=r"output holds a run with other data \(train_file\)"):
         run()
+    Path("model.json").write_text((ROOT / "configuration/models/qrnn-tiny.json").read_text())
+    run(model_config="model.json", output="second")
+    Path("model.json").write_text((ROOT / "configuration/models/qrnn-small.json").read_text())
+    with pytest.raises(SystemExit, match=r"second holds a run with other data \(model_config\)"):
+        run(model_config="model.json", output="second")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ import yaml
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from transformers import GenerationConfig, pipeline
+from transformers import AutoTokenizer, GenerationConfig, pipeline
 
 import train_seq2seq
 from modeling_qrnn import TargetLengthLogitsProcessor
@@ -110,8 +110,20 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
 # --- what it leaves behind -------------------------------------------------------------------------------------------
 
 
+class CountedProcessor(TargetLengthLogitsProcessor):
+    """Equation 9, as the program asks for it."""
+
+    asked: list[list] = []
+
+    def __init__(self, source_lengths, eos_token_id, alpha):
+        self.asked.append([source_lengths.tolist(), alpha])
+        super().__init__(source_lengths, eos_token_id, alpha)
+
+
 @pytest.mark.parametrize("options", [{}, {"alpha": 0.6, "num_beams": 3, "tokenizer": "character"}], ids=str)
-def test_pipeline_gives_the_reported_score(options, run, capsys):
+def test_pipeline_gives_the_reported_score(options, run, capsys, monkeypatch):
+    monkeypatch.setattr(train_seq2seq, "TargetLengthLogitsProcessor", CountedProcessor)
+    monkeypatch.setattr(CountedProcessor, "asked", [])
     scores, folder = run(**options)
     rows = rows_in("test.jsonl")
     references = [[row["target"] for row in rows]]
@@ -119,9 +131,14 @@ def test_pipeline_gives_the_reported_score(options, run, capsys):
     assert scores["test"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, references).score)
     assert scores["test"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, references).score)
     assert scores["test"]["bleu"] > 40  # of a dictionary of six words, learned in seconds
-    assert f"bleu {scores['test']['bleu']:.4f}" in capsys.readouterr().out
     config = GenerationConfig.from_pretrained(folder)
     assert (config.num_beams, config.max_new_tokens) == (options.get("num_beams", 2), 12)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sources = [row["source"] for split in ("validation", "test") for row in rows_in(f"{split}.jsonl")]
+    lengths = [len(ids) for ids in tokenizer(sources)["input_ids"]] if options else []
+    assert [length for batch, _ in CountedProcessor.asked for length in batch] == lengths
+    assert {alpha for _, alpha in CountedProcessor.asked} == ({0.6} if options else set())
+    assert re.search(r"seconds per epoch: [\d.]+, the median of 15", capsys.readouterr().out)
     translator = pipeline("translation_de_to_en", model=str(folder))
     for row, expected in zip(rows[:8], written, strict=False):
         ranking = {}
@@ -206,27 +223,38 @@ def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
 
 def test_references_and_limits(tmp_path, capsys):
     """Training reads each reference, and leaves out what is too long; the rest of the data is never cut."""
-    rows = [{"source": "a b", "target": ["c", "d e f"]}, {"source": ["a.", "a a a a."], "target": "g"}]
+    rows = [{"source": "a b. b", "target": ["c", "d e f"]}, {"source": ["a.", "a a a a."], "target": "g"}]
     for split in ("train", "test"):
         write_rows(str(tmp_path / f"{split}.jsonl"), rows)
     files = {f"{split}_file": str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
     data = DataArguments(**files, max_source_length=3, max_target_length=3, tokenizer="word")
     splits = read_pairs(data)
-    assert splits["test"]["source"][:] == ["a b", "a. a a a a."]
-    assert splits["test"]["lead"][:] == ["a b", "a."]
+    assert splits["test"]["source"][:] == ["a b. b", "a. a a a a."]
+    assert splits["test"]["lead"][:] == ["a b. b", "a."]
     assert splits["test"]["references"][:] == [["c", "d e f"], ["g"]]
-    tokenizer = train_tokenizer(data, {"train": ["a b c d e f g a."]})
+    tokenizer = train_tokenizer(data, {"train": ["a b b. c d e f g a."]})
     encoded = {split: encode(split, part, data, tokenizer) for split, part in splits.items()}
     assert tokenizer.batch_decode(encoded["train"]["labels"][:]) == ["c <eos>"]
-    assert tokenizer.batch_decode(encoded["train"]["input_ids"][:]) == ["a b"]
+    assert tokenizer.batch_decode(encoded["train"]["input_ids"][:]) == ["a b. b"]
     assert tokenizer.batch_decode(encoded["test"]["labels"][:]) == ["c <eos>", "g <eos>"]
     assert "train: 2 of 3 pairs left out" in capsys.readouterr().out
+
+
+def test_the_source_is_read_as_it_is(tmp_path):
+    """Nothing is put between its sentences, or taken from there; only a list of them has a first one."""
+    sources = ['"Wer?", fragte er.', "one. \n  two", "Was?)Ja"]
+    write_rows(str(tmp_path / "train.jsonl"), [{"source": text, "target": "x"} for text in sources])
+    rows = read_pairs(DataArguments(train_file=str(tmp_path / "train.jsonl")))["train"]
+    assert rows["source"][:] == rows["lead"][:] == sources
+    assert train_seq2seq.score_baseline("summarization", "train", {"train": rows}) == {}
 
 
 def test_metrics_know_several_references():
     texts, references = ["a man sits", "two dogs run fast"], [["a man sits"], ["no", "two dogs run fast"]]
     assert compare("translation", texts, references)["bleu"] == pytest.approx(100)
     assert compare("summarization", texts, references)["rougeL"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="there are 2 texts, but 1 rows"):
+        compare("translation", texts, references[:1])
     shouted = compare("translation", [text.upper() for text in texts], references)
     assert shouted["bleu"] < 1 and shouted["bleu_lowercased"] == pytest.approx(100)
 
@@ -241,6 +269,7 @@ MISTAKES = {
     "length": (["--max-source-length", "0"], "--max-source-length must be at least 1, got 0"),
     "beams": (["--num-beams", "0"], "--num-beams must be at least 1, got 0"),
     "nothing left": (["--max-target-length", "1"], "no training pair is left"),
+    "nothing to rank": (["--alpha", "0.6", "--num-beams", "1"], "--num-beams 1 leaves nothing to rank"),
     "rankings": (["--alpha", "0.6", "--length-penalty", "2"], "does not go with --length-penalty"),
     "metric": (["--metric-for-best-model", "rouge1"], "the metrics are bleu, bleu_lowercased, chrf, loss"),
     "no texts to score": (

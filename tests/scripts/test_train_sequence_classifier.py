@@ -312,6 +312,21 @@ def test_lower_layers_change_less(option, tolerance, run, language_model):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=tolerance)
 
 
+def test_layers_join_and_a_resumed_run_ends_the_same(run, language_model):
+    """All of them at last, and those of a run that was cut off as those of one that was not."""
+    pretrained = language_model()
+    options = {"init_from": pretrained, "gradual_unfreezing": 0.5, "discriminative_factor": 2.0, **CLASSIFIER}
+    _, folder = run(**options, num_train_epochs=3)
+    whole, before = weights_in(folder), weights_in(Path(pretrained))
+    for name in ("model.embed_tokens.weight", "model.layers.0.mixer.directions.0.gate_proj.weight"):
+        assert (whole[name] - before[name]).abs().max() > 1e-4
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))[1:]:
+        (checkpoint / "trainer_state.json").unlink()
+    assert len(list(folder.glob("checkpoint-*/trainer_state.json"))) == 1
+    run(**options, num_train_epochs=3)
+    torch.testing.assert_close(weights_in(folder), whole, rtol=0, atol=0)
+
+
 def test_language_model_goes_on_from_a_language_model(language_model):
     """Fine-tuning on another text; with other settings that would be another folder."""
     weights = weights_in(Path(language_model()))
@@ -439,7 +454,8 @@ def test_folder_without_a_train_split(tmp_path):
 MISTAKES = {
     "factor": (["--discriminative-factor", "0.5"], "--discriminative-factor must be at least 1, got 0.5"),
     "unfreezing": (["--gradual-unfreezing", "-1"], "--gradual-unfreezing must be at least 0, got -1.0"),
-    "nothing to unfreeze": (["--gradual-unfreezing", "1"], "--gradual-unfreezing needs --init-from"),
+    "nothing to unfreeze": (["--gradual-unfreezing", "1"], "need --init-from: a new model has nothing to keep"),
+    "nothing to tune": (["--discriminative-factor", "2"], "need --init-from: a new model has nothing to keep"),
     "no column": (["--text-column", "line"], "train.csv: there is no column 'line'; the columns are text, label"),
     "no label column": (["--label-column", "class"], "train.csv: there is no column 'class'; the columns are"),
     "unknown label": (["--test-file", "other.csv"], "other.csv: row 2: column 'label' holds the label 'neutral'"),

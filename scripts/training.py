@@ -1,0 +1,76 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the programs that train have in common: what they refuse, how they go on, and what they leave behind."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from sklearn.model_selection import train_test_split
+from transformers import Trainer, TrainingArguments
+
+from command_line import one_line_error, stop
+from curves import plot_training
+from recipes import last_complete_checkpoint
+from results import report, write_scores
+
+
+def check_training(training: TrainingArguments, metrics: set[str]) -> None:
+    """Refuse what would end in a traceback, or go on elsewhere than it stopped."""
+    metric = training.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in {*metrics, "loss"}:
+        stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
+    if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
+        stop(
+            "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "
+            "go on from the end of one: --save-strategy must be epoch, or no"
+        )
+    if training.load_best_model_at_end and training.save_total_limit == 1:
+        stop("--save-total-limit must be at least 2 with the best model kept: the best checkpoint, and the last one")
+
+
+def with_validation(
+    splits: Mapping[str, Dataset], share: float, seed: int, stratify: str | None = None
+) -> dict[str, Dataset]:
+    """The splits, with a share of the training rows for validation: drawn at random, evenly by one column."""
+    if share:
+        if "validation" in splits:
+            stop("--validation-share must be 0: the data have a validation split of their own")
+        rows = splits["train"]
+        labels = None if stratify is None else rows[stratify]
+        with one_line_error(f"--validation-share {share}", ValueError):
+            parts = train_test_split(np.arange(len(rows)), test_size=share, random_state=seed, stratify=labels)
+        return {**splits, "train": rows.select(parts[0]), "validation": rows.select(parts[1])}
+    if "validation" not in splits:
+        stop("the validation split is empty: give --validation-file or --validation-share")
+    return dict(splits)
+
+
+def train_to_the_end(trainer: Trainer) -> None:
+    """Train from the last complete checkpoint of the folder, if there is one, and save the model."""
+    checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model()
+
+
+def write_results(
+    trainer: Trainer, scores: dict[str, dict[str, Any]], metric: str, choose: Callable = max, **more: Any
+) -> None:
+    """The scores, with what more belongs to them, and the curves; `choose` tells the best value of the metric."""
+    folder = Path(trainer.args.output_dir)
+    write_scores({**scores, **more}, folder)
+    plot_training(trainer.state.log_history, metric, folder / "loss_curve.png", choose)
+    report(scores)
