@@ -38,6 +38,7 @@ import train_seq2seq
 import train_sequence_classifier
 import train_time_series
 import train_token_classifier
+from program_runs import weights_in, write_rows
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,10 +59,6 @@ def runs(tmp_path_factory) -> Path:
             subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
             (folder / "done").touch()
     return folder
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def losses_in(history: list[dict]) -> dict[str, list[float]]:
@@ -243,7 +240,7 @@ def write_data() -> dict[str, str]:
         rows = [draw.choices("abcde", k=draw.randint(2, 6)) for _ in range(n_rows)]
         named = ({"text": " ".join(row), "label": row[0], "tokens": row, "tags": row} for row in rows)
         pairs = ({**row, "source": row["text"], "target": row["text"]} for row in named)
-        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+        write_rows(f"{split}.jsonl", pairs)
     stamps = pd.date_range("2026-01-01", periods=120, freq="h")
     pd.DataFrame({"date": stamps, "x": [draw.random() for _ in stamps]}).to_csv("table.csv", index=False)
     return {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation", "test")}

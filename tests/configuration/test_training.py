@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+import program_runs
 import train_audio_classifier
 import train_ctc
 import train_language_model
@@ -58,7 +59,7 @@ def write_rows(splits: dict[str, str], make_row) -> list[str]:
     """A file of rows for each split, a row for each line of a text; the options that name them."""
     for seed, split in enumerate(splits):
         rows = (make_row(line, number) for number, line in enumerate(make_text(seed).splitlines()))
-        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        program_runs.write_rows(f"{split}.jsonl", rows)
     return [option for split in splits for option in (f"--{split}-file", f"{split}.jsonl")]
 
 

@@ -13,7 +13,6 @@
 # limitations under the License.
 """scripts/audio_data.py: the same samples, however they are written down, or one line that says what is wrong."""
 
-import json
 import math
 import re
 import wave
@@ -35,6 +34,7 @@ from audio_data import (
     read_samples,
     read_wav,
 )
+from program_runs import write_rows
 from text_data import read_splits
 
 
@@ -54,7 +54,7 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = RATE, channels: int =
 
 
 def write_json(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 

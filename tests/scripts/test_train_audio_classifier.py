@@ -13,11 +13,6 @@
 # limitations under the License.
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +20,14 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import Trainer, pipeline
 
 import train_audio_classifier
+from program_runs import assert_same_end, kill_at, rows_in, weights_in, write_rows
 from train_audio_classifier import DataArguments, folder_name, hold_out, make_rows
 
 
-ROOT = Path(__file__).parents[2]
 RATE = 4000
 PITCHES = {"low": 400, "middle": 800, "high": 1500}
 RECIPE = {
@@ -83,18 +77,6 @@ def run(tmp_path, monkeypatch):
         return json.loads(scores.read_text()) if scores.exists() else None, Path(output)
 
     return run
-
-
-def write_rows(path: str, rows: list[dict]) -> None:
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def rows_in(path: str) -> list[dict]:
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 # What it writes
@@ -189,20 +171,11 @@ def test_folders_stay_where_they_are():
 # Going on
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     _, folder = run(output="whole")
-    command = [sys.executable, ROOT / "scripts/train_audio_classifier.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-12").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(12, train_audio_classifier)
     run(output="killed")
-    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
-    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+    assert_same_end(Path("killed"), folder)
     with pytest.raises(SystemExit, match=r"other settings \(learning_rate\)"):
         run("--learning-rate", "0.5", output="killed")
 

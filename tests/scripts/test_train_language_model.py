@@ -16,12 +16,8 @@
 import gzip
 import json
 import math
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -30,11 +26,11 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, get_token
 from matplotlib.image import imread
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_language_model
 from modeling_qrnn.trainer_qrnn import QRNNTrainer
+from program_runs import assert_same_end, kill_at, weights_in, write_rows
 from train_language_model import DataArguments, read_documents
 
 
@@ -72,10 +68,6 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
 # What it writes
 
 
@@ -108,7 +100,7 @@ def test_bits_are_of_the_text_that_is_scored(tokenizer, layout, run):
     """Read again by hand: the saved model over each document, or over all as one, of text that is not ASCII."""
     texts = [f"é{line}ü" for line in LINES[::6]] + ["ö"]
     for split, part in {"train": texts, "validation": texts[::2]}.items():
-        Path(f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        write_rows(f"{split}.jsonl", ({"text": text} for text in part))
     files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation")}
     scores, folder = run(**files, tokenizer=tokenizer, vocab_size=300, layout=layout, validation_share=0.0)
     model, tokens = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -132,7 +124,7 @@ def test_characters_know_the_end_of_a_line(run):
     """Which is in every document but the last, and so frequent, however small the vocabulary."""
     rows = [{"text": "ab" + "c" * (number % 2)} for number in range(40)]
     for split in ("train", "validation"):
-        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(f"{split}.jsonl", rows)
     files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation")}
     _, folder = run(**files, validation_share=0.0, vocab_size=5)
     assert set(AutoTokenizer.from_pretrained(folder).get_vocab()) == {"<unk>", "<eos>", "a", "b", "\n"}
@@ -222,25 +214,16 @@ def test_pretrained_tokenizer(run):
 # Going on
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     settings = {"max_steps": 40, "save_steps": 1, "eval_steps": 10, "save_total_limit": 3}
     _, folder = run(output="whole", **settings)
-    command = [sys.executable, ROOT / "scripts/train_language_model.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-5").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(5, train_language_model)
     # What a kill leaves in the worst case: the newest checkpoint without its last file, or with half of it
     Path("killed/checkpoint-38").mkdir()
     Path("killed/checkpoint-39").mkdir()
     Path("killed/checkpoint-39/trainer_state.json").write_text('{"global_step": 3')
     run(output="killed", **settings)
-    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
-    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+    assert_same_end(Path("killed"), folder)
 
 
 def test_finished_run_is_not_trained_further(run):

@@ -17,10 +17,8 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,16 +27,15 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, pipeline
 
 import train_seq2seq
 from modeling_qrnn import TargetLengthLogitsProcessor
+from program_runs import assert_same_end, kill_at, rows_in, write_rows
 from tokenization import train_tokenizer
 from train_seq2seq import DataArguments, compare, encode, read_pairs
 
 
-ROOT = Path(__file__).parents[2]
 DICTIONARY = {"eins": "one", "zwei": "two", "drei": "three", "rot": "red", "blau": "blue", "grün": "green"}
 NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")}
 RECIPE = {
@@ -78,14 +75,6 @@ def make_pairs(n_rows: int, seed: int) -> list[dict]:
     return [{"source": f"{' '.join(row)}.", "target": f"{' '.join(map(DICTIONARY.get, row))}."} for row in rows]
 
 
-def write_rows(path: str, rows: list[dict]) -> None:
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def rows_in(path: str) -> list[dict]:
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """`run(*options, **recipe)`: the program in a folder with data; its scores and its output folder."""
@@ -101,10 +90,6 @@ def run(tmp_path, monkeypatch):
         return json.loads(Path(output, "scores.json").read_text()), Path(output)
 
     return run
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 # --- what it leaves behind -------------------------------------------------------------------------------------------
@@ -200,20 +185,11 @@ def test_lstm_of_equal_size(run):
 # --- how it goes on --------------------------------------------------------------------------------------------------
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     _, folder = run(output="whole")
-    command = [sys.executable, ROOT / "scripts/train_seq2seq.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-20").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(20, train_seq2seq)
     run(output="killed")
-    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
-    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+    assert_same_end(Path("killed"), folder)
     with pytest.raises(SystemExit, match=r"other settings \(learning_rate\)"):
         run("--learning-rate", "0.5", output="killed")
 

@@ -14,13 +14,8 @@
 """scripts/train_sequence_classifier.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
 
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -30,17 +25,16 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import ModelCard, get_token
 from matplotlib.image import imread
-from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer, Trainer, pipeline
 
 import train_language_model
 import train_sequence_classifier
+from program_runs import assert_same_end, kill_at, weights_in
 from train_sequence_classifier import DataArguments, cut_into_folds, read_examples
 
 
-ROOT = Path(__file__).parents[2]
 RECIPE = {
     "tokenizer": "word",
     "model_config": "paper-imdb-dense",
@@ -94,10 +88,6 @@ def run(tmp_path, monkeypatch):
         return json.loads(Path(output, "scores.json").read_text()) if "--fold" not in options else None, Path(output)
 
     return run
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 # What it writes
@@ -352,23 +342,14 @@ def test_bodies_that_do_not_fit(run, language_model):
 # Going on
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     settings = {"num_train_epochs": 6, "save_total_limit": 2}
     _, folder = run(output="whole", **settings)
-    command = [sys.executable, ROOT / "scripts/train_sequence_classifier.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-20").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(20, train_sequence_classifier)
     # What a kill leaves in the worst case: the newest checkpoint without its last file
     Path("killed/checkpoint-59").mkdir()
     run(output="killed", **settings)
-    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
-    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+    assert_same_end(Path("killed"), folder)
 
 
 def test_finished_run_is_not_trained_further(run):

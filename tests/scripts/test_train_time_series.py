@@ -14,11 +14,6 @@
 """scripts/train_time_series.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +22,15 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
 from transformers import AutoModelForTimeSeriesPrediction
 
 import train_time_series
 from forecasting_baselines import LinearForecaster, fill_forward, repeat_last_season, repeat_last_value
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig
+from program_runs import kill_at, weights_in
 
 
-ROOT = Path(__file__).parents[2]
 NAN = float("nan")
 RECIPE = {
     "data_file": "table.csv",
@@ -84,10 +78,6 @@ def run(tmp_path, monkeypatch):
         return json.loads(Path(output, "scores.json").read_text()), Path(output)
 
     return run
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 # What it writes
@@ -180,18 +170,10 @@ def test_a_column_that_never_moves(run):
 # Going on
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     settings = {"max_steps": 40, "save_steps": 2, "eval_steps": 2}
     _, folder = run(output="whole", **settings)
-    command = [sys.executable, ROOT / "scripts/train_time_series.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-6").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(6, train_time_series)
     run(output="killed", **settings)
     for part in (".", "linear"):
         torch.testing.assert_close(weights_in(Path("killed", part)), weights_in(folder / part), rtol=0, atol=0)

@@ -15,13 +15,8 @@
 
 import itertools
 import json
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,16 +26,15 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
-from safetensors.torch import load_file
 from seqeval.metrics import f1_score as entity_f1_score
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, pipeline
 
 import train_token_classifier
+from program_runs import assert_same_end, kill_at, rows_in, write_rows
 from train_token_classifier import DataArguments, align, is_iob2, read_sentences
 
 
-ROOT = Path(__file__).parents[2]
 TAGS = ["O", "B-animal", "I-animal", "B-place", "I-place"]
 PARTS = {"cat": "NOUN", "horse": "NOUN", "red": "ADJ", "tired": "ADJ", "sees": "VERB", "reached": "VERB", "the": "DET"}
 RECIPE = {
@@ -86,10 +80,6 @@ def make_parts_of_speech(n_rows: int, seed: int) -> list[dict]:
     return [{"tokens": words, "tags": [PARTS[word] for word in words]} for words in rows]
 
 
-def write_rows(path: str, rows: list[dict]) -> None:
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """`run(*options, **recipe)`: the program in a folder with data; its scores and its output folder."""
@@ -111,14 +101,6 @@ def run(tmp_path, monkeypatch):
 
 PARTS_OF_SPEECH = {f"{split}_file": f"parts-{split}.jsonl" for split in ("train", "validation", "test")}
 PARTS_OF_SPEECH["metric_for_best_model"] = "accuracy"
-
-
-def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def rows_in(path: str) -> list[dict]:
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def flat(rows: Iterable[list[str]]) -> list[str]:
@@ -216,20 +198,11 @@ def test_lstm_of_equal_size(run):
 # Going on
 
 
-def test_killed_run_ends_like_an_uninterrupted_one(run, tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(run):
     _, folder = run(output="whole")
-    command = [sys.executable, ROOT / "scripts/train_token_classifier.py", "recipe.yaml", "--output-dir", "killed"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, for sums depend on it
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/checkpoint-20").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(20, train_token_classifier)
     run(output="killed")
-    torch.testing.assert_close(weights_in(Path("killed")), weights_in(folder), rtol=0, atol=0)
-    assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+    assert_same_end(Path("killed"), folder)
     with pytest.raises(SystemExit, match=r"other settings \(learning_rate\)"):
         run("--learning-rate", "0.5", output="killed")
 
