@@ -168,6 +168,7 @@ class QRNNTextConfig(QRNNStackConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     tie_word_embeddings: bool = False
+    lm_head_bias: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -296,6 +297,9 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
             The tokens that end a text.
         tie_word_embeddings (`bool`, defaults to `False`):
             Whether the head shares the weights of the embeddings.
+        lm_head_bias (`bool`, defaults to `False`):
+            Whether a language model's head has a bias, which starts from zero. The models of the paper, AWD-QRNN and
+            MultiFiT have one; under plain SGD it learns how frequent each word is long before the weights do.
 
     Raises:
         StrictDataclassFieldValidationError: for a field of a wrong type or outside its range.

@@ -530,7 +530,7 @@ class QRNNModel(QRNNPreTrainedModel):
 def make_lm_head(config: QRNNTextConfig) -> tuple[nn.Module, nn.Linear]:
     """What leads from hidden states to logits: a way back to the width of tied embeddings, then the head."""
     width = config.input_size if config.tie_word_embeddings else config.output_size
-    return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=False)
+    return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
 
 
 def check_token_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:

@@ -62,7 +62,13 @@ HEADS = {
 
 STACKS = {
     "plain": {"kernel_size": 4},
-    "plain-tied": {"embedding_size": 6, "tie_word_embeddings": True, "pooling": "f", "kernel_size": [1, 3]},
+    "plain-tied": {
+        "embedding_size": 6,
+        "tie_word_embeddings": True,
+        "lm_head_bias": True,
+        "pooling": "f",
+        "kernel_size": [1, 3],
+    },
     "dense": {"connection": "dense", "embedding_size": 6, "norm": "layer_norm", "pooling": "ifo"},
     "residual-tied": {
         "connection": "residual",
@@ -606,6 +612,17 @@ def test_residual_stack_projects_to_and_from_the_width_of_tied_embeddings():
     assert model.model.embed_proj.weight.shape == (10, 6)
     assert model.head_proj.weight.shape == (6, 10)
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("head", ["causal", "masked"])
+def test_bias_of_the_head_is_added_to_the_logits(head):
+    model = make_model(head, lm_head_bias=True, tie_word_embeddings=True)
+    batch = make_batch(head)
+    assert not model.lm_head.bias.any()
+    expected = model(**batch).logits
+    bias = torch.randn(VOCAB_SIZE)
+    model.lm_head.bias.data.copy_(bias)
+    torch.testing.assert_close(model(**batch).logits, expected + bias)
 
 
 @pytest.mark.parametrize("stack", ["plain", "plain-tied", "residual-tied"])

@@ -945,7 +945,9 @@ def make_source_like(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_vocabulary_can_be_resized(tied, tmp_path, redraw):
-    model = redraw(QRNNForConditionalGeneration(make_config(tie_word_embeddings=tied, embedding_size=6)))
+    model = redraw(
+        QRNNForConditionalGeneration(make_config(tie_word_embeddings=tied, embedding_size=6, lm_head_bias=tied))
+    )
     batch = make_batch()
     expected = model(**batch).logits
     model.resize_token_embeddings(VOCAB_SIZE + 4)
