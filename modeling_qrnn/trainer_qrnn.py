@@ -68,7 +68,8 @@ class QRNNTrainingArguments(TrainingArguments):
             over (Zaremba et al. 2014); in place of `lr_scheduler_type` if it is not 1.
         constant_epochs: epochs before that.
         non_monotone: start to average the weights (NT-ASGD) at the first evaluation that is worse than the best of
-            all but the last so many; `None` for never. Goes with `optim="sgd"`.
+            all but the last so many; 0 for the first step, as in the finetuning of AWD-QRNN; `None` for never. Goes
+            with `optim="sgd"`.
 
     Raises:
         ValueError: for a window that is too short, or arguments that do not go together.
@@ -95,7 +96,9 @@ class QRNNTrainingArguments(TrainingArguments):
     constant_epochs: int = field(default=1, metadata={"help": "Epochs before --epoch-decay begins."})
     non_monotone: int | None = field(
         default=None,
-        metadata={"help": "Average the weights from the first evaluation worse than the best but the last so many."},
+        metadata={
+            "help": "Average the weights from the first evaluation worse than the best but the last so many; 0: all."
+        },
     )
     # The model is to be saved as one that returns its state.
     use_cache: bool = field(default=True, metadata={"help": "Whether the model returns its state."})
@@ -114,9 +117,9 @@ class QRNNTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if self.non_monotone is None:
             return
-        if self.non_monotone < 1 or self.optim != "sgd" or self.load_best_model_at_end:
+        if self.non_monotone < 0 or self.optim != "sgd" or self.load_best_model_at_end:
             raise ValueError(
-                "`non_monotone` must be at least 1 and goes with optim='sgd' and without `load_best_model_at_end`, as "
+                "`non_monotone` must be at least 0 and goes with optim='sgd' and without `load_best_model_at_end`, as "
                 f"the average is the result; got {self.non_monotone}, {self.optim!s} and {self.load_best_model_at_end}"
             )
 
@@ -249,8 +252,8 @@ class QRNNTrainer(Trainer):
         if args.non_monotone is not None:
             if isinstance(eval_dataset, dict):
                 raise ValueError("`eval_dataset` must be one data set with `non_monotone`, which goes by its loss")
-            # Until `t0` this is plain SGD, and the average is a copy of the weights.
-            asgd = {"lr": args.learning_rate, "lambd": 0.0, "t0": math.inf}
+            # Until step `t0` this is plain SGD, and the average is a copy of the weights.
+            asgd = {"lr": args.learning_rate, "lambd": 0.0, "t0": math.inf if args.non_monotone else 0}
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.ASGD, asgd)
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.carried_state: Cache | None = None
@@ -373,8 +376,8 @@ class QRNNTrainer(Trainer):
     def _averages(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         """Each parameter and its average, once averaging has begun."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        averaged = [group for group in groups if math.isfinite(group.get("t0", math.inf))]
-        return [(p, self.optimizer.state[p]["ax"]) for group in averaged for p in group["params"]]
+        averaged = [p for group in groups if math.isfinite(group.get("t0", math.inf)) for p in group["params"]]
+        return [(p, self.optimizer.state[p]["ax"]) for p in averaged if p in self.optimizer.state]  # none at step 0
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:

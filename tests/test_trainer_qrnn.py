@@ -232,6 +232,7 @@ REFUSED = {
     "short windows": ({"bptt": 4}, "`bptt` must be at least 5"),
     "no window": ({"bptt": 0, "bptt_jitter": False}, "`bptt` must be at least 1"),
     "no evaluation window": ({"eval_window": 0}, "`eval_window` must be at least 1"),
+    "averaging before it begins": ({"non_monotone": -1, "optim": "sgd"}, "`non_monotone` must be at least 0"),
     "averaging of AdamW": ({"non_monotone": 3, "optim": "adamw_torch"}, "`non_monotone` must be"),
 }
 
@@ -361,3 +362,8 @@ def test_average_is_that_of_the_weights_since(make_trainer, monkeypatch):
     plain = make_trainer(make_model(), **{**arguments, "non_monotone": None})
     plain.train()
     assert_equal(weights_of(plain.model), Recorder.seen[-1])
+
+    from_the_start = make_trainer(make_model(), **{**arguments, "non_monotone": 0, "eval_on_start": True})
+    from_the_start.train()
+    average = {key: torch.stack([weights[key] for weights in Recorder.seen[1:]]).mean(0) for key in Recorder.seen[0]}
+    torch.testing.assert_close(weights_of(from_the_start.model), average)

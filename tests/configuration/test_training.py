@@ -39,6 +39,7 @@ LANGUAGE_MODELS = {
     "ptb": {**SMALL, "intermediate_size": 16},
     "ptb-paper": SMALL,
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
+    "ptb-awd-finetune": {},
     "imdb-language-model": {**SMALL, "intermediate_size": 16},
 }
 CLASSIFIERS = ["sentence-classification", "sst2", "imdb-paper", "imdb-transfer"]
@@ -72,6 +73,8 @@ def test_every_recipe_is_tried():
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_language_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == "ptb-awd-finetune":
+        test_language_model("ptb-awd", tmp_path, monkeypatch)  # where the recipe begins
     for seed, split in enumerate(("train", "validation", "test")):
         Path(f"{split}.txt").write_text(make_text(seed))
     holds_out = name in ("tiny-shakespeare", "imdb-language-model")
