@@ -57,7 +57,6 @@ from transformers import (
 from command_line import OneLineParser, check_processes, existing_file, one_line_error, positive_int, stop
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
-from memory import keep_freed_memory
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from results import describe_device, describe_versions
 from tokenization import BEGIN, END, PAD, byte_level_bpe
@@ -334,7 +333,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocess_logits_for_metrics=token_losses,
         compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
     )
-    keep_freed_memory()
     trained = trainer.train().metrics
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
     trainer.save_model()

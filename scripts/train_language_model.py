@@ -40,7 +40,6 @@ from transformers import DataCollatorForTokenClassification, PreTrainedTokenizer
 from command_line import one_line_trainer_error, stop
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
-from memory import keep_freed_memory
 from modeling_qrnn import QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
 from models import make_model
@@ -231,7 +230,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with one_line_trainer_error():
         trainer, scored = make_trainer(data, training, model, tokenizer, documents)
-    keep_freed_memory()
     checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     scores = {

@@ -24,7 +24,6 @@ from transformers import Trainer, TrainingArguments
 
 from command_line import one_line_error, stop
 from curves import plot_training
-from memory import keep_freed_memory
 from recipes import last_complete_checkpoint
 from results import report, write_scores
 
@@ -62,7 +61,6 @@ def with_validation(
 
 def train_to_the_end(trainer: Trainer) -> None:
     """Train from the last complete checkpoint of the folder, if there is one, and save the model."""
-    keep_freed_memory()
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
