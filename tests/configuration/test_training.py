@@ -36,7 +36,6 @@ RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "configurati
 SMALL = {"embedding_size": 12, "hidden_size": 12, "num_hidden_layers": 2}
 LANGUAGE_MODELS = {
     "tiny-shakespeare": {**SMALL, "intermediate_size": 16},
-    "ptb": {**SMALL, "intermediate_size": 16},
     "ptb-paper": SMALL,
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
     "ptb-awd-finetune": {},
