@@ -68,7 +68,7 @@ class QRNNTrainingArguments(TrainingArguments):
             over (Zaremba et al. 2014); in place of `lr_scheduler_type` if it is not 1.
         constant_epochs: epochs before that.
         non_monotone: start to average the weights (NT-ASGD) at the first evaluation that is worse than the best of
-            all but the last so many; 0 for the first step, as in the finetuning of AWD-QRNN; `None` for never. Goes
+            all but the last so many; 0 for the beginning, as in the finetuning of AWD-QRNN; `None` for never. Goes
             with `optim="sgd"`.
 
     Raises:
@@ -97,7 +97,8 @@ class QRNNTrainingArguments(TrainingArguments):
     non_monotone: int | None = field(
         default=None,
         metadata={
-            "help": "Average the weights from the first evaluation worse than the best but the last so many; 0: all."
+            "help": "Average the weights from the first evaluation worse than the best but the last so many, "
+            "or with 0 from the beginning."
         },
     )
     # The model is to be saved as one that returns its state.
@@ -275,6 +276,11 @@ class QRNNTrainer(Trainer):
         output = super().train(*args, **kwargs)
         self._write(self._averages())
         return output
+
+    def _run_epoch(self, *args, **kwargs):
+        """As in `Trainer`, which takes a step too many if a run that ended within an epoch is resumed from its end."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         if self.reads_streams:

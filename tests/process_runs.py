@@ -137,10 +137,10 @@ RESIDUAL = {"connection": "residual", "intermediate_size": 24}
 MODELS = {
     "plain": (QRNNForCausalLM, {}),
     "ifo": (QRNNForCausalLM, {"pooling": "ifo", "kernel_size": [1, 3, 2], "norm": "layer_norm"}),
-    "residual": (QRNNForCausalLM, {**RESIDUAL, "tie_word_embeddings": True}),
+    "residual": (QRNNForCausalLM, {**RESIDUAL, "tie_word_embeddings": True, "lm_head_bias": True}),
     "residual-narrow": (QRNNForCausalLM, {**RESIDUAL, "embedding_size": 10, "tie_word_embeddings": True}),
     "dense": (QRNNForCausalLM, {"connection": "dense", "weight_dropout": 0.5}),
-    "masked": (QRNNForMaskedLM, {**RESIDUAL, "bidirectional": True, "tie_word_embeddings": True}),
+    "masked": (QRNNForMaskedLM, {**RESIDUAL, "bidirectional": True, "lm_head_bias": True}),
     "token": (QRNNForTokenClassification, {"bidirectional": True, "num_labels": 4}),
 }
 

@@ -205,6 +205,7 @@ SETTINGS = {
     "adamw": {"optim": "adamw_torch", "learning_rate": 1e-2},
     "bf16": {"bf16": True},
     "averaging": {"non_monotone": 1, "learning_rate": 5.0, "eval_strategy": "steps", "eval_steps": 2},
+    "averaging from the beginning": {"non_monotone": 0, "learning_rate": 5.0},
     "no-jitter": {"bptt_jitter": False, "epoch_decay": 0.5},
 }
 
@@ -222,6 +223,17 @@ def test_resumed_run_equals_the_uninterrupted_one(name, make_trainer, tmp_path):
         model = make_model(**NOISE)
         make_trainer(model, **arguments).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_equal(weights_of(model), expected)
+
+
+def test_run_that_ended_within_an_epoch_is_over(make_trainer, tmp_path):
+    arguments = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(make_model(), **arguments)
+    trainer.train()
+    assert trainer.train_dataset.n_windows > 3
+    again = make_trainer(make_model(), **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert again.state.global_step == 3
+    assert_equal(weights_of(again.model), weights_of(trainer.model))
 
 
 REFUSED = {

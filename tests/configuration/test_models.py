@@ -65,8 +65,9 @@ def test_builds(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name):
-    millions, n_more = PUBLISHED[name]
-    assert round((build(name).num_parameters() + n_more) / 1e6, 1) == millions
+    model, (millions, n_more) = build(name), PUBLISHED[name]
+    assert round((model.num_parameters() + n_more) / 1e6, 1) == millions
+    assert model.lm_head.bias.shape == (model.config.vocab_size,)
 
 
 def test_imdb_head_reads_the_last_layer_alone():
