@@ -135,6 +135,26 @@ class ConvolutionWindow:
         return self.states(self.x.shape[1] - 1).squeeze(1)
 
 
+def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
+    """Dropout as in training: zero with the probability `p`, else scaled by `1 / (1 - p)`.
+
+    That is `F.dropout`, but on a CPU the mask is drawn from uniform numbers, in a third of the time that the Bernoulli
+    numbers there take.
+
+    Args:
+        x: of any shape.
+        p: in [0, 1).
+
+    Example:
+        >>> sorted(set(dropout(torch.ones(1000), 0.75).tolist()))
+        [0.0, 4.0]
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    uniform = torch.rand(x.shape, dtype=torch.float32, device=x.device)
+    return x * uniform.ge_(p).to(x.dtype).div_(1 - p)
+
+
 class QRNNDroppedLinear(nn.Linear):
     """A linear layer that drops single weights, a new mask each forward (DropConnect, as in AWD-QRNN).
 
@@ -146,7 +166,8 @@ class QRNNDroppedLinear(nn.Linear):
         self.weight_dropout = weight_dropout
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.linear(input, F.dropout(self.weight, self.weight_dropout, self.training), self.bias)
+        weight = dropout(self.weight, self.weight_dropout) if self.training else self.weight
+        return F.linear(input, weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weight_dropout={self.weight_dropout}"
@@ -583,8 +604,8 @@ class QRNN(nn.Module):
             x = torch.cat([h for h, _ in results], dim=-1)
             if index == 0 and self.is_subsampling:
                 attention_mask = results[0][1]
-            if index < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
+            if self.training and self.dropout and index < self.num_layers - 1:
+                x = dropout(x, self.dropout)
             new_states += [layer_state for _, layer_state in results]
         if self.is_subsampling:
             return x, attention_mask

@@ -43,7 +43,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .cache_qrnn import QRNNCacheLayer
 from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
-from .layers_qrnn import QRNNLayer
+from .layers_qrnn import QRNNLayer, dropout
 from .pooling_qrnn import state_dtype, token_mask
 
 
@@ -103,8 +103,8 @@ class QRNNDropout(nn.Dropout):
         if not self.training or not self.p:
             return hidden_states
         if not self.locked:
-            return super().forward(hidden_states)
-        return hidden_states * super().forward(torch.ones_like(hidden_states[:, :1]))
+            return dropout(hidden_states, self.p)
+        return hidden_states * dropout(torch.ones_like(hidden_states[:, :1]), self.p)
 
 
 class QRNNRMSNorm(nn.RMSNorm):
@@ -327,7 +327,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
             if self.training and self.config.embedding_dropout:
                 words = inputs_embeds.new_ones(self.embed_tokens.num_embeddings, 1)
-                inputs_embeds = inputs_embeds * F.dropout(words, self.config.embedding_dropout)[input_ids]
+                inputs_embeds = inputs_embeds * dropout(words, self.config.embedding_dropout)[input_ids]
             return inputs_embeds
         if inputs_embeds is not None and input_ids is None:
             self._check_inputs_embeds(inputs_embeds, prefix)

@@ -17,7 +17,6 @@ import bisect
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from modeling_qrnn import (
@@ -34,6 +33,7 @@ from modeling_qrnn import (
     QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.configuration_qrnn import QRNNStackConfig
+from modeling_qrnn.layers_qrnn import dropout
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 
 
@@ -121,7 +121,9 @@ class LSTMLayer(nn.Module):
         else:
             state = state[1].permute(2, 0, 1), state[0][None]
         w_ih, w_hh, *biases = self.lstm.all_weights[0]
-        weights = [w_ih, F.dropout(w_hh, self.weight_dropout, self.training), *biases]
+        if self.training and self.weight_dropout:
+            w_hh = dropout(w_hh, self.weight_dropout)
+        weights = [w_ih, w_hh, *biases]
         state = tuple(part.to(x.dtype).contiguous() for part in state)
         output, h, c = torch.lstm(x, state, weights, True, 1, 0.0, self.training, False, True)
         return output, (c[0], h[0][..., None])

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from modeling_qrnn import QRNN, QRNNLayer, QRNNState, recurrent_pooling
+from modeling_qrnn.layers_qrnn import dropout
 
 
 POOLINGS = ["f", "fo", "ifo"]
@@ -557,6 +558,21 @@ class TestSubsampling:
     def test_an_empty_batch(self):
         h, mask = QRNNLayer(IN, HIDDEN, temporal_pooling="max")(torch.randn(0, 8, IN), attention_mask=MASK[:0])
         assert h.shape == (0, 4, HIDDEN) and mask.shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_is_zero_as_often_as_it_says_and_its_gradient_with_it(p, dtype):
+    x = draw(300, 400).to(dtype).abs().add(0.5).requires_grad_()
+    dropped = dropout(x, p)
+    dropped.backward(torch.ones_like(x))
+    kept = dropped != 0
+    assert abs(kept.double().mean() - (1 - p)) < 5 * math.sqrt(p * (1 - p) / x.numel())
+    assert abs(kept[:, 1:].eq(kept[:, :-1]).double().mean() - (1 - 2 * p * (1 - p))) < 0.01  # neighbours, independently
+    scale = torch.tensor(1.0, dtype=dtype) / (1 - p)
+    torch.testing.assert_close(dropped, torch.where(kept, x * scale, 0))
+    torch.testing.assert_close(x.grad, torch.where(kept, scale, 0))
+    assert not torch.equal(dropout(x, p) != 0, kept)
 
 
 # --- weight drop -----------------------------------------------------------------------------------------------------
