@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from torch import distributed
+
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are one line, without the usage text in front."""
@@ -50,6 +52,12 @@ def check_processes(n_together: int) -> None:
     n_started = int(os.environ.get("WORLD_SIZE", 1))
     if n_started > n_together:
         stop(f"there is no accelerator for {n_started} processes: set ACCELERATE_USE_CPU=true to train on CPUs")
+
+
+def end_process_group() -> None:
+    """The last thing of a program that trains: a process that ends within a group may be aborted by gloo's threads."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def one_line_trainer_error() -> AbstractContextManager[None]:

@@ -54,7 +54,15 @@ from transformers import (
     set_seed,
 )
 
-from command_line import OneLineParser, check_processes, existing_file, one_line_error, positive_int, stop
+from command_line import (
+    OneLineParser,
+    check_processes,
+    end_process_group,
+    existing_file,
+    one_line_error,
+    positive_int,
+    stop,
+)
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
@@ -378,3 +386,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -47,7 +47,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments, pipeline, s
 
 from audio_data import AudioArguments, AudioReader, check_audio_arguments, make_rows
 from classification import METRICS, average, make_trainer, measure, measure_labels, report_average, score_labels
-from command_line import stop
+from command_line import end_process_group, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
 from recipes import keep_settings, read_recipe
@@ -257,3 +257,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

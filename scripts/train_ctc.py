@@ -45,7 +45,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments, Wav2Vec2CTC
 
 from audio_data import AudioArguments, AudioReader, check_audio_arguments, make_rows
 from classification import make_trainer, predict
-from command_line import stop
+from command_line import end_process_group, stop
 from labels import a_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
 from recipes import keep_settings, read_recipe
@@ -307,3 +307,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

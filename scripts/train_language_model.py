@@ -37,7 +37,7 @@ import datasets
 import torch
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, set_seed
 
-from command_line import one_line_trainer_error, stop
+from command_line import end_process_group, one_line_trainer_error, stop
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNForCausalLM
@@ -250,3 +250,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -56,7 +56,7 @@ from transformers import (
     set_seed,
 )
 
-from command_line import one_line_trainer_error, stop
+from command_line import end_process_group, one_line_trainer_error, stop
 from modeling_qrnn import QRNNForConditionalGeneration, TargetLengthLogitsProcessor
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
@@ -421,3 +421,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -50,7 +50,7 @@ from transformers import (
 )
 
 from classification import METRICS, average, make_trainer, measure, report_average, score_labels
-from command_line import one_line_error, stop
+from command_line import end_process_group, one_line_error, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
@@ -308,3 +308,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -44,7 +44,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
 
-from command_line import one_line_error, one_line_trainer_error, stop
+from command_line import end_process_group, one_line_error, one_line_trainer_error, stop
 from curves import plot_forecaster
 from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_last_value
 from lstm_baseline import equal_lstm
@@ -359,3 +359,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

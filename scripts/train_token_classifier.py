@@ -51,7 +51,7 @@ from transformers import (
 )
 
 from classification import make_trainer, predict
-from command_line import stop
+from command_line import end_process_group, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForTokenClassification
 from models import make_model
@@ -283,3 +283,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()
