@@ -138,8 +138,8 @@ class ConvolutionWindow:
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """Dropout as in training: zero with the probability `p`, else scaled by `1 / (1 - p)`.
 
-    That is `F.dropout`, but on a CPU the mask is drawn from uniform numbers, in a third of the time that the Bernoulli
-    numbers there take.
+    That is `F.dropout`, but on a CPU the mask is drawn from uniform numbers: its Bernoulli numbers take three times as
+    long (PyTorch 2.13 on a Xeon, one thread and two).
 
     Args:
         x: of any shape.
@@ -151,7 +151,7 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    uniform = torch.rand(x.shape, dtype=torch.float32, device=x.device)
+    uniform = torch.rand_like(x, dtype=torch.float32)
     return x * uniform.ge_(p).to(x.dtype).div_(1 - p)
 
 

@@ -93,7 +93,7 @@ def packed_segments(
 
 
 class QRNNDropout(nn.Dropout):
-    """Dropout of `(batch, seq_len, channels)`, anew at each step or, locked, with one mask for all steps."""
+    """Dropout anew at each place or, locked, of `(batch, seq_len, channels)` with one mask for all steps."""
 
     def __init__(self, p: float, locked: bool = False):
         super().__init__(p)
@@ -827,11 +827,11 @@ def read_out(
 
 def make_classifier(config: QRNNClassifierConfig, width: int) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
-    dropout, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
+    drop, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
     if hidden_size is None:
-        return dropout, nn.Linear(width, config.num_labels)
-    hidden = [nn.BatchNorm1d(width), dropout, nn.Linear(width, hidden_size), nn.ReLU()]
-    output = [nn.BatchNorm1d(hidden_size), dropout, nn.Linear(hidden_size, config.num_labels)]
+        return drop, nn.Linear(width, config.num_labels)
+    hidden = [nn.BatchNorm1d(width), drop, nn.Linear(width, hidden_size), nn.ReLU()]
+    output = [nn.BatchNorm1d(hidden_size), drop, nn.Linear(hidden_size, config.num_labels)]
     return nn.Identity(), nn.Sequential(*hidden, *output)
 
 

@@ -111,7 +111,7 @@ class QRNNAttention(nn.Module):
             self.v_proj = QRNNAttentionProjection(width)
         self.context_proj = QRNNAttentionProjection(width)  # W_k
         self.state_proj = QRNNAttentionProjection(width)  # W_c
-        self.dropout = nn.Dropout(config.attention_dropout)
+        self.dropout = QRNNDropout(config.attention_dropout)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, length, width of a head)

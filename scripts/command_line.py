@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from torch import distributed
+from accelerate import PartialState
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -55,9 +55,14 @@ def check_processes(n_together: int) -> None:
 
 
 def end_process_group() -> None:
-    """The last thing of a program that trains: a process that ends within a group may be aborted by gloo's threads."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    """The last thing of a program that trains: its processes end together, and none of them within the group.
+
+    The interpreter of one that ended at once could be gone before gloo's threads had let go of their last tensors, and
+    such a process is aborted.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def one_line_trainer_error() -> AbstractContextManager[None]:
