@@ -94,7 +94,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_saved_model_gives_the_reported_score(run, capsys):
-    scores, folder = run()
+    scores, folder = run(num_train_epochs=8)
     assert scores["test"]["accuracy"] > 0.9
     classifier = pipeline("text-classification", model=str(folder))
     rows = pd.read_csv("test.csv")
@@ -126,7 +126,8 @@ def test_card_and_curves(run):
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
     (log,) = (folder / "runs").glob("*/events*")
     curves = EventAccumulator(str(log)).Reload()
-    assert [event.value for event in curves.Scalars("eval/accuracy")][-1] <= scores["validation"]["accuracy"]
+    last = [event.value for event in curves.Scalars("eval/accuracy")][-1]  # in float32
+    assert last <= scores["validation"]["accuracy"] + 1e-6
 
 
 def test_the_best_checkpoint_is_kept(run):
@@ -173,7 +174,7 @@ def test_pairs(tokenizer, run, capsys):
     columns = {"text_column": "one", "text_pair_column": "other", "train_file": "pairs.csv"}
     columns |= {"validation_file": "pairs.csv", "test_file": None}
     columns |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-    scores, folder = run(**columns, tokenizer=tokenizer, num_train_epochs=8)
+    scores, folder = run(**columns, tokenizer=tokenizer, num_train_epochs=20)
     assert scores["validation"]["accuracy"] > 0.95
     answer = pipeline("text-classification", model=str(folder))({"text": "a", "text_pair": "a"})
     assert answer["label"] == "1"
@@ -307,6 +308,7 @@ def test_layers_join_and_a_resumed_run_ends_the_same(run, language_model):
     """All of them at last, and those of a run that was cut off as those of one that was not."""
     pretrained = language_model()
     options = {"init_from": pretrained, "gradual_unfreezing": 0.5, "discriminative_factor": 2.0, **CLASSIFIER}
+    options["load_best_model_at_end"] = False  # the best may be one of before they joined
     _, folder = run(**options, num_train_epochs=3)
     whole, before = weights_in(folder), weights_in(Path(pretrained))
     for name in ("model.embed_tokens.weight", "model.layers.0.mixer.directions.0.gate_proj.weight"):
