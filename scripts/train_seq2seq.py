@@ -64,6 +64,7 @@ from results import describe_run, publish, report
 from text_data import (
     SPLITS,
     TextArguments,
+    a_text,
     a_text_with_words,
     check_text_arguments,
     describe_source,
@@ -149,7 +150,7 @@ def read_pairs(data: DataArguments) -> dict[str, Dataset]:
     """The rows of each split: `source`, what comes first in it if it came in sentences, `lead`, and `references`."""
     splits = {}
     for split, (name, rows) in read_splits(data).items():
-        columns = read_columns(name, rows, {data.text_column: texts_of, data.target_column: texts_of})
+        columns = read_columns(name, rows, {data.text_column: sentences_of, data.target_column: texts_of})
         sources = columns[data.text_column]
         if not sources:
             stop(f"{name}: the {split} split is empty")
@@ -170,6 +171,16 @@ def texts_of(cell: Any) -> list[str]:
     if not cell:
         raise ValueError("[], which is no text")
     return [a_text_with_words(text).strip() for text in cell]
+
+
+def sentences_of(cell: Any) -> list[str]:
+    """A text, or its sentences; a sentence without words has nothing to read."""
+    if not isinstance(cell, list):
+        return texts_of(cell)
+    sentences = [text for text in cell if a_text(text).strip()]
+    if not sentences:
+        raise ValueError(f"{cell!r}, which has no words")
+    return texts_of(sentences)
 
 
 def texts_to_learn_from(rows: Dataset) -> list[str]:

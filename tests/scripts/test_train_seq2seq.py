@@ -225,6 +225,16 @@ def test_the_source_is_read_as_it_is(tmp_path):
     assert train_seq2seq.score_baseline("summarization", "train", {"train": rows}) == {}
 
 
+def test_sentences_without_words_are_no_sentences(tmp_path):
+    """As one row of SciTLDR has them; a source of nothing else is a mistake."""
+    write_rows(str(tmp_path / "train.jsonl"), [{"source": [" ", "one.", "", "two."], "target": "x"}])
+    rows = read_pairs(DataArguments(train_file=str(tmp_path / "train.jsonl")))["train"]
+    assert (rows["source"][:], rows["lead"][:]) == (["one. two."], ["one."])
+    write_rows(str(tmp_path / "blank.jsonl"), [{"source": ["", " "], "target": "x"}])
+    with pytest.raises(SystemExit, match=r"row 1: column 'source' holds \['', ' '\], which has no words"):
+        read_pairs(DataArguments(train_file=str(tmp_path / "blank.jsonl")))
+
+
 def test_metrics_know_several_references():
     texts, references = ["a man sits", "two dogs run fast"], [["a man sits"], ["no", "two dogs run fast"]]
     assert compare("translation", texts, references)["bleu"] == pytest.approx(100)
