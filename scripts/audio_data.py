@@ -15,6 +15,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,8 @@ from typing import Any, BinaryIO
 import fsspec
 import numpy as np
 import pyarrow as pa
-from datasets import Audio, Dataset
+from datasets import Audio, Dataset, concatenate_datasets
+from scipy.signal import resample_poly
 
 from command_line import stop
 from text_data import SourceArguments, check_source_arguments, read_columns
@@ -31,6 +33,7 @@ from wav import open_wav
 
 # Beyond these, what a column holds is something else.
 FASTEST = 1_000_000  # samples a second
+SLOWEST_SPEED, FASTEST_SPEED = 0.5, 2.0
 LOUDEST = 8.0  # floating-point samples lie between -1 and 1, or a little beyond where recordings were mixed
 
 
@@ -51,6 +54,10 @@ class AudioArguments(SourceArguments):
     validation_share: float = field(
         default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
     )
+    speeds: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Train on each recording at these speeds, too, which move its pitch as well: `0.9 1.1`."},
+    )
 
 
 def check_audio_arguments(data: AudioArguments) -> None:
@@ -59,6 +66,9 @@ def check_audio_arguments(data: AudioArguments) -> None:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.sampling_rate is not None and data.sampling_rate < 1:
         stop(f"--sampling-rate must be at least 1, got {data.sampling_rate}")
+    for speed in data.speeds:
+        if not SLOWEST_SPEED <= speed <= FASTEST_SPEED or speed == 1:
+            stop(f"--speeds must lie in [{SLOWEST_SPEED}, {FASTEST_SPEED}] and be other than 1, got {speed}")
 
 
 class StoredAudio(Audio):
@@ -170,6 +180,19 @@ def make_rows(**columns: list) -> Dataset:
     """Rows of arrays, whose first axes differ in length, and of plain values; read as arrays of NumPy."""
     arrays = {name: as_column(cells) if isinstance(cells[0], np.ndarray) else cells for name, cells in columns.items()}
     return Dataset(pa.table(arrays)).with_format("numpy")
+
+
+def at_speeds(rows: Dataset, speeds: Iterable[float]) -> Dataset:
+    """The rows, and the same once more at each of the speeds (speed perturbation, Ko et al. 2015)."""
+    others = {name: rows[name][:] for name in rows.column_names if name != "audio"}
+    changed = [make_rows(audio=[at_speed(row["audio"], speed) for row in rows], **others) for speed in speeds]
+    return concatenate_datasets([rows, *changed])
+
+
+def at_speed(samples: np.ndarray, speed: float) -> np.ndarray:
+    """The samples played at so many times their speed: fewer for a faster one, and of a higher pitch."""
+    step = Fraction(speed).limit_denominator(100)
+    return resample_poly(samples, step.denominator, step.numerator)
 
 
 def as_column(arrays: list[np.ndarray]) -> pa.Array:

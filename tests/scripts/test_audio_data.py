@@ -29,6 +29,8 @@ from audio_data import (
     LOUDEST,
     AudioArguments,
     AudioReader,
+    at_speed,
+    at_speeds,
     check_audio_arguments,
     make_rows,
     read_samples,
@@ -236,3 +238,32 @@ def test_rows_give_back_arrays(lengths, width):
         np.testing.assert_array_equal(rows[number]["part"], array)
         assert rows[number]["part"].dtype == np.float32
     assert len(rows.select([len(arrays) - 1])[0]["part"]) == lengths[-1]
+
+
+# Speeds
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.9, 1.1, 1.25, 2])
+def test_a_faster_recording_is_shorter_and_higher(speed):
+    tone = np.sin(2 * np.pi * 600 * np.arange(RATE) / RATE).astype(np.float32)
+    faster = at_speed(tone, speed)
+    assert faster.dtype == np.float32
+    assert len(faster) == math.ceil(RATE / speed)
+    spectrum = np.abs(np.fft.rfft(faster * np.hanning(len(faster))))
+    assert spectrum.argmax() * RATE / len(faster) == pytest.approx(600 * speed, abs=2)
+    assert faster[200:-200].std() == pytest.approx(tone.std(), rel=0.01)
+
+
+def test_speeds_are_beside_the_rows_as_they_are():
+    rows = at_speeds(make_rows(audio=FLOATS, number=[7, 8, 9], text=["a", "b", "c"]), [0.5, 2])
+    assert rows["number"][:].tolist() == [7, 8, 9] * 3
+    assert list(rows["text"][:]) == ["a", "b", "c"] * 3
+    assert [len(row["audio"]) for row in rows] == [700, 1, 43, 1400, 2, 86, 350, 1, 22]
+    for row, samples in zip(rows, [*FLOATS, *(at_speed(samples, 0.5) for samples in FLOATS)], strict=False):
+        np.testing.assert_array_equal(row["audio"], samples)
+        assert row["audio"].dtype == np.float32
+
+
+def test_no_speeds_change_nothing():
+    rows = make_rows(audio=FLOATS, number=[7, 8, 9])
+    assert at_speeds(rows, []).data.equals(rows.data)

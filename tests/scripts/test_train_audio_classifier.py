@@ -13,6 +13,7 @@
 # limitations under the License.
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,14 @@ def test_saved_model_gives_the_reported_score(run, capsys):
     printed = capsys.readouterr().out
     assert f"test: loss {scores['test']['loss']:.4f}" in printed
     assert f"test, mean MFCCs: accuracy {baseline['accuracy']:.4f}" in printed
+
+
+def test_speeds_are_for_training_alone(run, capsys):
+    scores, folder = run(speeds=[0.8, 1.25], num_train_epochs=1)
+    printed = capsys.readouterr().out
+    assert re.search(r"train: 288 recordings .*, validation: 24 recordings .*, test: 30 recordings", printed)
+    assert (folder / f"checkpoint-{288 // 8}").is_dir()
+    assert scores["test"]["recordings"] == 30
 
 
 def test_card_and_curves(run):
@@ -208,6 +217,8 @@ MISTAKES = {
     "metric": (["--metric-for-best-model", "f1"], "the metrics are accuracy, loss, macro_f1"),
     "wrong model": (["--model-overrides", "{stride: 0}"], "stride"),
     "fixed": (["--model-overrides", "{hop_length: 3}"], "hop_length come from the data"),
+    "speed": (["--speeds", "0.9", "1"], "--speeds must lie in [0.5, 2.0] and be other than 1, got 1.0"),
+    "no speed": (["--speeds", "nan"], "--speeds must lie in [0.5, 2.0] and be other than 1, got nan"),
     "value alone": (["--held-out-value", "ann"], "--held-out-value goes with --held-out-column"),
     "no validation": (HOLD_OUT[:2], "--held-out-column goes with --validation-share"),
     "test of its own": (HOLD_OUT, "leave out --validation-file and --test-file"),

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 import json
+import re
 from pathlib import Path
 
 import jiwer
@@ -120,6 +121,12 @@ def test_saved_model_gives_the_reported_score(run):
     assert scores["test"]["word_error_rate"] == pytest.approx(jiwer.wer(said, written))
     assert 0 < scores["test"]["character_error_rate"] < 0.5
     assert "digit_error_rate" not in scores["test"] and "equal_streams" not in scores["test"]
+
+
+def test_speeds_are_for_training_alone(run, capsys):
+    run(speeds=[0.8, 1.25], strings=0, num_train_epochs=1)
+    printed = capsys.readouterr().out
+    assert re.search(r"train: 288 recordings .*, validation: 24 recordings .*, test: 30 recordings", printed)
 
 
 def test_card_and_curves(run):
