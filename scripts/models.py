@@ -40,7 +40,7 @@ def make_model(
 
 
 def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments, **fixed: Any) -> QRNNPreTrainedModel:
-    """A model with all the weights of a trained one but those of its head, which are new if there are none."""
+    """A model with all the weights of a trained one but those of its head, new if none there fit."""
     folder = model_args.init_from
     if model_args.architecture == "lstm":
         model_class = LSTM_CLASSES[model_class]
@@ -50,8 +50,10 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
         if settings.get("model_type") != config_class.model_type:
             raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
         config = config_class.from_dict({**settings, **overrides_of(model_args, config_class), **fixed})
-        model, found = model_class.from_pretrained(folder, config=config, output_loading_info=True)
-        for problem in ("missing_keys", "unexpected_keys"):
+        options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, found = model_class.from_pretrained(folder, config=config, **options)
+        found["mismatched_keys"] = [name for name, *_ in found["mismatched_keys"]]
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             names = sorted(name for name in found[problem] if name.startswith(prefix))
             if names:
                 raise ValueError(f"{problem.replace('_keys', '')} weights: {', '.join(names)}")

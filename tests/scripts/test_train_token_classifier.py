@@ -26,6 +26,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
+from safetensors.torch import load_file
 from seqeval.metrics import f1_score as entity_f1_score
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, pipeline
@@ -239,6 +240,16 @@ def test_the_first_token_of_a_word_has_its_tag():
     assert align([None, 0, 0, 1], row) == [-100, 3, -100, 4]
     with pytest.raises(SystemExit, match="file: row 5: the tokenizer has no token for the word 'c'"):
         align([None, 0, 0], row)
+
+
+def test_body_of_a_tagger_with_other_tags(run):
+    """At a learning rate of zero the body is that of the first tagger; the head is new, of another size."""
+    _, first = run(**PARTS_OF_SPEECH, output="first", num_train_epochs=1)
+    _, second = run(init_from="first", model_overrides=None, output="second", learning_rate=0.0, num_train_epochs=1)
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert (len(before.pop("score.weight")), len(after.pop("score.weight"))) == (4, 5)
+    assert (len(before.pop("score.bias")), len(after.pop("score.bias"))) == (4, 5)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 MISTAKES = {
