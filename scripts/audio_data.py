@@ -23,10 +23,11 @@ from typing import Any, BinaryIO
 import fsspec
 import numpy as np
 import pyarrow as pa
+import yaml
 from datasets import Audio, Dataset, concatenate_datasets
 from scipy.signal import resample_poly
 
-from command_line import stop
+from command_line import one_line_error, stop
 from text_data import SourceArguments, check_source_arguments, read_columns
 from wav import open_wav
 
@@ -54,9 +55,9 @@ class AudioArguments(SourceArguments):
     validation_share: float = field(
         default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
     )
-    speeds: list[float] = field(
-        default_factory=list,
-        metadata={"help": "Train on each recording at these speeds, too, which move its pitch as well: `0.9 1.1`."},
+    speeds: str = field(
+        default="[]",
+        metadata={"help": "Train on each recording at these speeds, too, which move its pitch as well: `[0.9, 1.1]`."},
     )
 
 
@@ -66,9 +67,22 @@ def check_audio_arguments(data: AudioArguments) -> None:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.sampling_rate is not None and data.sampling_rate < 1:
         stop(f"--sampling-rate must be at least 1, got {data.sampling_rate}")
-    for speed in data.speeds:
-        if not SLOWEST_SPEED <= speed <= FASTEST_SPEED or speed == 1:
-            stop(f"--speeds must lie in [{SLOWEST_SPEED}, {FASTEST_SPEED}] and be other than 1, got {speed}")
+    speeds_of(data)
+
+
+def speeds_of(data: AudioArguments) -> list[float]:
+    """The speeds, which are written as YAML."""
+    with one_line_error(f"--speeds {data.speeds}", ValueError, yaml.YAMLError):
+        speeds = yaml.safe_load(data.speeds)
+        if not isinstance(speeds, list):
+            raise ValueError("this is no list")
+        for speed in speeds:
+            is_number = isinstance(speed, (int, float)) and SLOWEST_SPEED <= speed <= FASTEST_SPEED
+            if not is_number or speed == 1 or round(speed, 2) != speed:
+                raise ValueError(
+                    f"{speed!r} is no number in [{SLOWEST_SPEED}, {FASTEST_SPEED}] of two decimals and other than 1"
+                )
+    return speeds
 
 
 class StoredAudio(Audio):

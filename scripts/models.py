@@ -40,7 +40,7 @@ def make_model(
 
 
 def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments, **fixed: Any) -> QRNNPreTrainedModel:
-    """A model with all the weights of a trained one but those of its head, new if none there fit."""
+    """A model with all the weights of a trained one but those of its head, which are new where sizes differ."""
     folder = model_args.init_from
     if model_args.architecture == "lstm":
         model_class = LSTM_CLASSES[model_class]

@@ -139,13 +139,11 @@ class RecipeLoader(yaml.SafeLoader):
 
 def as_options(settings: dict[str, Any]) -> list[str]:
     """A recipe as it would read on the command line, so that its values are checked as those are."""
-    options = []
-    for name, value in settings.items():
-        if isinstance(value, list) and value:
-            options += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            options.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
-    return options
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+        if value is not None
+    ]
 
 
 def make_config(

@@ -45,7 +45,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import DataCollatorWithPadding, TrainingArguments, pipeline, set_seed
 
-from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows
+from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
 from classification import METRICS, average, make_trainer, measure, measure_labels, report_average, score_labels
 from command_line import end_process_group, stop
 from labels import a_label, all_names, config_names
@@ -180,7 +180,7 @@ def train(
     folder = Path(training.output_dir)
     keep_settings(settings, folder)
     set_seed(training.seed)
-    splits = {**splits, "train": at_speeds(splits["train"], data.speeds)}
+    splits = {**splits, "train": at_speeds(splits["train"], speeds_of(data))}
     extractor = make_extractor(model_args, splits["train"], sampling_rate)
     model = make_model(QRNNForAudioClassification, model_args, extractor, **config_names(names))
     encoded = {split: encode(rows, extractor) for split, rows in splits.items()}

@@ -43,7 +43,7 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments, Wav2Vec2CTCTokenizer, pipeline, set_seed
 
-from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows
+from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
 from classification import make_trainer, predict
 from command_line import end_process_group, stop
 from labels import a_label
@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_arguments(data, training)
     splits, sampling_rate = read_utterances(data)
     splits = with_validation(splits, data.validation_share, training.seed)
-    splits = {**splits, "train": at_speeds(splits["train"], data.speeds)}
+    splits = {**splits, "train": at_speeds(splits["train"], speeds_of(data))}
     if data.strings:
         counts = {split: data.strings if split == "train" else data.strings_test for split in splits}
         splits = {
