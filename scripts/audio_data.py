@@ -34,8 +34,9 @@ from wav import open_wav
 
 # Beyond these, what a column holds is something else.
 FASTEST = 1_000_000  # samples a second
-SLOWEST_SPEED, FASTEST_SPEED = 0.5, 2.0
 LOUDEST = 8.0  # floating-point samples lie between -1 and 1, or a little beyond where recordings were mixed
+
+SLOWEST_SPEED, FASTEST_SPEED = 0.5, 2.0  # of what is still a voice like others
 
 
 @dataclass
