@@ -37,6 +37,7 @@ SMALL = {"embedding_size": 12, "hidden_size": 12, "num_hidden_layers": 2}
 LANGUAGE_MODELS = {
     "tiny-shakespeare": {**SMALL, "intermediate_size": 16},
     "ptb-paper": SMALL,
+    "ptb-tied": {**SMALL, "tie_word_embeddings": True},
     "ptb-awd": {**SMALL, "kernel_size": [2, 1]},
     "ptb-awd-finetune": {},
     "imdb-language-model": {**SMALL, "intermediate_size": 16},
