@@ -287,7 +287,7 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
     """Write the state in a cache to a safetensors file, to go on in another process or on another day.
 
     Args:
-        cache: the `past_key_values` of a QRNN that has seen at least one token.
+        cache: the one that a QRNN returned which has seen at least one token.
         path: the file to write, with `layers.{i}.conv_state`, `layers.{i}.recurrent_state` and `layers.{i}.length`.
 
     Raises:
@@ -297,7 +297,7 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         >>> import tempfile
         >>> from modeling_qrnn import QRNNConfig, QRNNForCausalLM
         >>> model = QRNNForCausalLM(QRNNConfig(vocab_size=50, hidden_size=16)).eval()
-        >>> cache = model(torch.tensor([[1, 2, 3]])).past_key_values
+        >>> cache = model(torch.tensor([[1, 2, 3]])).cache
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_recurrent_state(cache, f"{folder}/state.safetensors")
         ...     loaded = load_recurrent_state(f"{folder}/state.safetensors", model.config)
@@ -320,7 +320,7 @@ def load_recurrent_state(
         device: where the model is.
 
     Returns:
-        A cache to pass as `past_key_values`.
+        A cache to go on from, for `forward` and `generate`.
 
     Raises:
         ValueError: if the file holds something else, or the state of a model with other layers.

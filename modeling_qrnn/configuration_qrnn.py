@@ -312,7 +312,7 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
     """
 
     model_type = "qrnn"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
 
     activation_regularization: float | int = _weight(default=0.0)
     temporal_activation_regularization: float | int = _weight(default=0.0)
@@ -406,7 +406,7 @@ class QRNNSeq2SeqConfig(QRNNTextConfig):
     """
 
     model_type = "qrnn_seq2seq"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
     # What Transformers reads of the depth, for the cache above all, is the decoder's.
     attribute_map = {"decoder_layers": "num_hidden_layers"}
 
@@ -526,7 +526,7 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
     """
 
     model_type = "qrnn_speech"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
 
     num_mel_bins: int = _size(default=80)
     hop_length: int = _size(default=160)
@@ -631,7 +631,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
     """
 
     model_type = "qrnn_time_series"
-    keys_to_ignore_at_inference = ["past_key_values", "params", "hidden_states", "loc", "scale"]
+    keys_to_ignore_at_inference = ["cache", "params", "hidden_states", "loc", "scale"]
 
     hidden_size: int = _size(default=128)
     prediction_length: int = _size(default=24)

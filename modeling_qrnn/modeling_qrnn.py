@@ -37,6 +37,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -169,34 +170,32 @@ class QRNNMixer(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
         **layer_options,
     ) -> torch.Tensor:
         options = {"attention_mask": attention_mask, "segment_ids": segment_ids, **layer_options}
-        if past_key_values is not None:
-            return self._forward_from_cache(hidden_states, past_key_values, options)
+        if cache is not None:
+            return self._forward_from_cache(hidden_states, cache, options)
         outputs = [direction(hidden_states, **options)[0] for direction in self.directions]
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
-    def _forward_from_cache(self, hidden_states, past_key_values, options):
+    def _forward_from_cache(self, hidden_states, cache, options):
         layer = cast(QRNNLayer, self.directions[0])
         # 1. Read the state. The cache has a placeholder where a convolution of width one carries nothing.
-        state = past_key_values.layers[self.layer_idx].carried_state()
+        state = cache.layers[self.layer_idx].carried_state()
         if state is not None:
             state = (state[0], state[1][..., : layer.kernel_size - 1])
 
         # 2. Convolution and recurrence; while the cache records, with the state after each token
-        is_recording = past_key_values.is_recording_past(self.layer_idx)
+        is_recording = cache.is_recording_past(self.layer_idx)
         h, (c, conv_state), *history = layer(hidden_states, state, **options, return_history=is_recording)
         c_history, conv_history = history[0] if is_recording else (None, None)
 
         # 3. Write the state
-        past_key_values.update_recurrent_state(c, self.layer_idx, history=c_history)
-        past_key_values.update_conv_state(
-            conv_state, self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history
-        )
+        cache.update_recurrent_state(c, self.layer_idx, history=c_history)
+        cache.update_conv_state(conv_state, self.layer_idx, num_tokens=hidden_states.shape[1], history=conv_history)
         return h
 
 
@@ -221,11 +220,11 @@ class QRNNBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        mixed = self.mixer(self.input_norm(hidden_states), past_key_values, attention_mask, segment_ids)
+        mixed = self.mixer(self.input_norm(hidden_states), cache, attention_mask, segment_ids)
         return self.connect(hidden_states, mixed)
 
     def connect(self, hidden_states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
@@ -256,7 +255,6 @@ class QRNNPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["QRNNBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
     _can_compile_fullgraph = True
     # The cache rolls back, unlike that of other recurrent models, so assisted decoding may be used.
     _is_stateful = False
@@ -290,15 +288,13 @@ class QRNNPreTrainedModel(PreTrainedModel):
     def _run_layers(
         self,
         hidden_states: torch.Tensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         is_real: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The stack, of a model that holds one: `layers`, connected as the config says, and `norm`; zero at pads."""
         for index, block in enumerate(self.layers):
-            output = block(
-                hidden_states, past_key_values=past_key_values, attention_mask=is_real, segment_ids=segment_ids
-            )
+            output = block(hidden_states, cache=cache, attention_mask=is_real, segment_ids=segment_ids)
             hidden_states = self._next_input(hidden_states, output, index)
         return self._finish(hidden_states, is_real)
 
@@ -361,20 +357,20 @@ class QRNNPreTrainedModel(PreTrainedModel):
                     f"{self.embed_tokens.num_embeddings - 1}, got values from {low} to {high}"
                 )
 
-    def _check_cache(self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int) -> None:
-        if self.config.bidirectional and (past_key_values is not None or use_cache):
-            name = "use_cache" if past_key_values is None else "past_key_values"
+    def _check_cache(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> None:
+        if self.config.bidirectional and (cache is not None or use_cache):
+            name = "use_cache" if cache is None else "cache"
             raise ValueError(
                 f"`{name}` was set, but a bidirectional model has no state to carry on: its backward direction starts "
                 "at the end of the sequence"
             )
-        if past_key_values is None:
+        if cache is None:
             return
-        layers = getattr(past_key_values, "layers", [])
+        layers = getattr(cache, "layers", [])
         kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
         if kinds != self.layer_types:
             raise ValueError(
-                f"`past_key_values` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
+                f"`cache` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
                 f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
             )
         for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
@@ -384,7 +380,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             widths = (*conv_state.shape[1:], recurrent_state.shape[1])
             if conv_state.shape[0] != batch_size or widths != expected:
                 raise ValueError(
-                    f"`past_key_values` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
+                    f"`cache` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
                     f"widths {widths}, this model and batch need {batch_size} and {expected}"
                 )
 
@@ -421,7 +417,7 @@ class QRNNModel(QRNNPreTrainedModel):
         >>> first = model(torch.tensor([[5, 6, 7]]))
         >>> first.last_hidden_state.shape
         torch.Size([1, 3, 32])
-        >>> second = model(torch.tensor([[8, 9]]), past_key_values=first.past_key_values)
+        >>> second = model(torch.tensor([[8, 9]]), cache=first.cache)
         >>> whole = model(torch.tensor([[5, 6, 7, 8, 9]]))
         >>> torch.allclose(whole.last_hidden_state[:, 3:], second.last_hidden_state, atol=1e-6)
         True
@@ -445,12 +441,13 @@ class QRNNModel(QRNNPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         seq_idx: torch.IntTensor | None = None,
@@ -463,8 +460,8 @@ class QRNNModel(QRNNPreTrainedModel):
             attention_mask: `(batch, at least seq_len)`, non-zero at real tokens, pads anywhere; its last `seq_len`
                 columns count. Pads are skipped as if they were not there.
             position_ids: `(batch or 1, seq_len)`. A zero after the first column begins a new sequence of a packed row,
-                if there is neither `attention_mask` nor `past_key_values`; positions mean nothing else to a QRNN.
-            past_key_values: the cache that the last chunk returned; it is advanced in place.
+                if there is neither `attention_mask` nor `cache`; positions mean nothing else to a QRNN.
+            cache: the cache that the last chunk returned; it is advanced in place.
             inputs_embeds: `(batch, seq_len, embedding_size)`, in place of the tokens' embeddings.
             use_cache: whether to return a cache; `config.use_cache` by default.
             seq_idx: `(batch or 1, seq_len)` integers that change where a new sequence of a packed row begins.
@@ -472,7 +469,7 @@ class QRNNModel(QRNNPreTrainedModel):
                 packed row.
 
         Returns:
-            `last_hidden_state` `(batch, seq_len, config.output_size)`, zero at pads, and `past_key_values`.
+            `last_hidden_state` `(batch, seq_len, config.output_size)`, zero at pads, and `cache`.
 
         Raises:
             ValueError: for tokens outside the vocabulary (on a CPU; elsewhere the device says so), a shape that does
@@ -482,20 +479,20 @@ class QRNNModel(QRNNPreTrainedModel):
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
         self._check_marks(position_ids, seq_idx, kwargs.get("cu_seq_lens_q"), batch_size, seq_len)
-        self._check_cache(past_key_values, use_cache, batch_size)
+        self._check_cache(cache, use_cache, batch_size)
 
-        is_unmarked = attention_mask is None and past_key_values is None
+        is_unmarked = attention_mask is None and cache is None
         cu_seq_lens = kwargs.get("cu_seq_lens_q")
         if not is_unmarked or (position_ids is not None and self._is_one_sequence(position_ids)):
             position_ids = None
         segment_ids = packed_segments(position_ids, seq_idx, cu_seq_lens, batch_size, seq_len)
         is_real = chunk_mask(attention_mask, batch_size, seq_len)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
 
         hidden_states = self.dropout(self.embed_proj(inputs_embeds))
-        hidden_states = self._run_layers(hidden_states, past_key_values, is_real, segment_ids)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        hidden_states = self._run_layers(hidden_states, cache, is_real, segment_ids)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
 
     @staticmethod
     def _is_one_sequence(position_ids: torch.Tensor) -> bool:
@@ -550,7 +547,7 @@ class QRNNGenerationMixin(GenerationMixin):
         config: QRNNConfig,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor | None:
         """The mask of the current chunk: its shape is fixed, so compiled decoding does not compile anew each step."""
@@ -567,7 +564,7 @@ class QRNNGenerationMixin(GenerationMixin):
             )
         if generation_mode != GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant:
             # A cache that assisted decoding returned still records, and would grow with each token.
-            cache = model_kwargs.get("past_key_values")
+            cache = model_kwargs.get("cache")
             cache = getattr(cache, "self_attention_cache", cache)
             for layer in getattr(cache, "layers", []):
                 if getattr(layer, "record_past", False):
@@ -616,13 +613,14 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         # Initialize weights and apply final processing
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -633,7 +631,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         """Predict the next token at each position.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, seq_idx: as in
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, seq_idx: as in
                 `QRNNModel`.
             labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted, nor is
                 a token that follows a pad.
@@ -642,7 +640,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
 
         Returns:
             `loss` if there are labels, in training with the two regularisers of AWD-QRNN; `logits`
-            `(batch, positions, vocab_size)`; `past_key_values`.
+            `(batch, positions, vocab_size)`; `cache`.
 
         Raises:
             ValueError: as `QRNNModel`.
@@ -651,7 +649,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             seq_idx=seq_idx,
@@ -670,7 +668,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
 
@@ -863,13 +861,14 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         # Initialize weights and apply final processing
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -878,14 +877,14 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         """Classify each sequence.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in `QRNNModel`.
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache: as in `QRNNModel`.
             labels: `(batch,)` int64 for one label each; `(batch, num_labels)` float32 for several, or for regression
                 (`(batch,)` if there is one number). `config.problem_type` says which, or else it is told from
                 `num_labels` and the dtype.
             kwargs: as in `QRNNModel`.
 
         Returns:
-            `loss` if there are labels, `logits` `(batch, num_labels)`, and `past_key_values`.
+            `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
             ValueError: as `QRNNModel`.
@@ -894,7 +893,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -910,7 +909,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
 
@@ -936,13 +935,14 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
         # Initialize weights and apply final processing
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = False,
@@ -953,7 +953,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
 
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds, seq_idx: as in `QRNNModel`.
-            past_key_values: the state to go on from. It is not part of the output, but advanced in place: to label a
+            cache: the state to go on from. It is not part of the output, but advanced in place: to label a
                 stream chunk by chunk, pass the same `DynamicCache(config=model.config)` again and again.
             labels: `(batch, seq_len)` int64; -100 is not counted.
             use_cache: as in `QRNNModel`, but off: a new cache could not be returned.
@@ -969,7 +969,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             seq_idx=seq_idx,
             use_cache=use_cache,

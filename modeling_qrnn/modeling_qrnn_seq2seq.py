@@ -31,6 +31,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -164,40 +165,40 @@ class QRNNDecoderMixer(QRNNMixer):
         encoder_hidden_states: torch.Tensor,
         encoder_state: torch.Tensor,
         encoder_mask: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        gate_bias, keys_and_values = self._source(encoder_hidden_states, encoder_state, past_key_values)
-        own_cache = None if past_key_values is None else past_key_values.self_attention_cache
+        gate_bias, keys_and_values = self._source(encoder_hidden_states, encoder_state, cache)
+        own_cache = None if cache is None else cache.self_attention_cache
         options = {"gate_bias": gate_bias, "return_ungated": self.attention is not None}
         output = super().forward(hidden_states, own_cache, attention_mask, **options)
         if self.attention is None:
             return output
         return self.attention(*output, *keys_and_values, encoder_mask)[0]
 
-    def _source(self, encoder_hidden_states, encoder_state, past_key_values):
+    def _source(self, encoder_hidden_states, encoder_state, cache):
         """What the source adds to the logits of the gates (equation 7), and the keys and values of the attention."""
-        if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            layers = past_key_values.cross_attention_cache.layers
+        if cache is not None and cache.is_updated.get(self.layer_idx):
+            layers = cache.cross_attention_cache.layers
             gate_bias = layers[self.layer_idx].keys[:, 0, 0]
             if self.attention is None:
                 return gate_bias, None
             return gate_bias, (layers[self.attention_idx].keys, layers[self.attention_idx].values)
         gate_bias = self.source_proj(encoder_state)
         keys_and_values = self.attention.keys_and_values(encoder_hidden_states) if self.attention is not None else None
-        if past_key_values is not None:
-            self._store(past_key_values, gate_bias, keys_and_values)
+        if cache is not None:
+            self._store(cache, gate_bias, keys_and_values)
         return gate_bias, keys_and_values
 
-    def _store(self, past_key_values, gate_bias, keys_and_values) -> None:
+    def _store(self, cache, gate_bias, keys_and_values) -> None:
         """Keep what the source gave, detached: training over chunks backpropagates within each, as for the state."""
-        cross_cache = past_key_values.cross_attention_cache
+        cross_cache = cache.cross_attention_cache
         gate_bias = gate_bias.detach()[:, None, None]  # as one key of one head
         cross_cache.update(gate_bias, gate_bias, self.layer_idx)
         if keys_and_values is not None:
             keys, values = keys_and_values
             cross_cache.update(keys.detach(), values.detach(), self.attention_idx)
-        past_key_values.is_updated[self.layer_idx] = True
+        cache.is_updated[self.layer_idx] = True
 
 
 class QRNNEncoderBlock(QRNNBlock):
@@ -234,11 +235,11 @@ class QRNNDecoderBlock(QRNNBlock):
         encoder_hidden_states: torch.Tensor,
         encoder_state: torch.Tensor,
         encoder_mask: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         source = (encoder_hidden_states, encoder_state, encoder_mask)
-        mixed = self.mixer(self.input_norm(hidden_states), *source, past_key_values, attention_mask)
+        mixed = self.mixer(self.input_norm(hidden_states), *source, cache, attention_mask)
         return self.connect(hidden_states, mixed)
 
 
@@ -380,6 +381,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         inputs_embeds: torch.Tensor,
@@ -387,7 +389,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         encoder_last_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
@@ -399,12 +401,12 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             encoder_last_states: `(batch, encoder_layers, hidden_size)`, the encoder's `last_states`.
             attention_mask: `(batch, at least target_len)`, of the target; its last `target_len` columns count.
             encoder_attention_mask: `(batch, source_len)`, of the source.
-            past_key_values: the cache that the last chunk returned; it is advanced in place.
+            cache: the cache that the last chunk returned; it is advanced in place.
             use_cache: whether to return a cache; `config.use_cache` by default.
             kwargs: among them `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:
-            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `past_key_values`, an
+            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `cache`, an
             `EncoderDecoderCache`; and if asked for `hidden_states` and, of each layer that has one, the weights of the
             attention, `cross_attentions`, each `(batch, heads, target_len, source_len)`.
 
@@ -413,7 +415,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         """
         batch_size, target_len, _ = inputs_embeds.shape
         self._check_source(encoder_hidden_states, encoder_last_states, batch_size)
-        past_key_values = self._prepare_cache(past_key_values, use_cache, batch_size)
+        cache = self._prepare_cache(cache, use_cache, batch_size)
         is_real = chunk_mask(attention_mask, batch_size, target_len)
         encoder_mask = source_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2])
 
@@ -426,35 +428,31 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
                 encoder_hidden_states,  # not by name: reentrant checkpointing differentiates what is positional
                 encoder_last_states[:, encoder_layer],
                 encoder_mask=encoder_mask,
-                past_key_values=past_key_values,
+                cache=cache,
                 attention_mask=is_real,
             )
             hidden_states = self._next_input(hidden_states, output, index)
         hidden_states = self._finish(hidden_states, is_real)
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, cache=cache)
 
     def _prepare_cache(
-        self, past_key_values: Cache | None, use_cache: bool | None, batch_size: int
+        self, cache: Cache | None, use_cache: bool | None, batch_size: int
     ) -> EncoderDecoderCache | None:
-        if past_key_values is None:
+        if cache is None:
             return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
-        if not isinstance(past_key_values, EncoderDecoderCache):
+        if not isinstance(cache, EncoderDecoderCache):
             raise ValueError(
-                "`past_key_values` must be an `EncoderDecoderCache`, as "
+                "`cache` must be an `EncoderDecoderCache`, as "
                 "`EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache())` makes it, "
-                f"got {type(past_key_values).__name__}"
+                f"got {type(cache).__name__}"
             )
-        self._check_cache(past_key_values.self_attention_cache, use_cache, batch_size)
-        if not any(past_key_values.is_updated.values()):
+        self._check_cache(cache.self_attention_cache, use_cache, batch_size)
+        if not any(cache.is_updated.values()):
             # Whoever makes both caches from the config gets layers for recurrent states in both.
-            past_key_values.cross_attention_cache = DynamicCache()
-        elif (held := past_key_values.cross_attention_cache.layers[0].keys.shape[0]) != batch_size:
-            raise ValueError(
-                f"`past_key_values` does not fit: it holds a batch of {held} sources, this batch has {batch_size}"
-            )
-        return past_key_values
+            cache.cross_attention_cache = DynamicCache()
+        elif (held := cache.cross_attention_cache.layers[0].keys.shape[0]) != batch_size:
+            raise ValueError(f"`cache` does not fit: it holds a batch of {held} sources, this batch has {batch_size}")
+        return cache
 
     def _check_source(self, hidden_states: torch.Tensor, last_states: torch.Tensor, batch_size: int) -> None:
         width, layers = self.config.hidden_size, self.config.encoder_layers
@@ -481,7 +479,7 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
         >>> whole.last_hidden_state.shape
         torch.Size([1, 4, 32])
         >>> first = model(source, decoder_input_ids=target[:, :1])
-        >>> second = model(source, decoder_input_ids=target[:, 1:], past_key_values=first.past_key_values)
+        >>> second = model(source, decoder_input_ids=target[:, 1:], cache=first.cache)
         >>> torch.allclose(whole.last_hidden_state[:, 1:], second.last_hidden_state, atol=1e-6)
         True
     """
@@ -500,6 +498,7 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -508,7 +507,7 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: QRNNEncoderOutput | tuple[torch.Tensor, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -524,14 +523,14 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
             decoder_attention_mask: `(batch, at least target_len)`, non-zero at the target's real tokens, pads
                 anywhere; its last `target_len` columns count.
             encoder_outputs: what `get_encoder()` returned, in place of the source; `attention_mask` is still needed.
-            past_key_values: the cache that the last chunk returned; it is advanced in place.
+            cache: the cache that the last chunk returned; it is advanced in place.
             inputs_embeds: `(batch, source_len, embedding_size)`, in place of the source's embeddings.
             decoder_inputs_embeds: `(batch, target_len, embedding_size)`, in place of the target's embeddings.
             use_cache: whether to return a cache; `config.use_cache` by default.
             kwargs: among them `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:
-            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `past_key_values`;
+            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `cache`;
             `encoder_last_hidden_state`; and if asked for the hidden states of both and `cross_attentions`.
 
         Raises:
@@ -551,13 +550,13 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
             encoder_last_states=last_states,
             attention_mask=decoder_attention_mask,
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.hidden_states,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=hidden_states,
@@ -636,6 +635,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             )
         return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -644,7 +644,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: QRNNEncoderOutput | tuple[torch.Tensor, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
@@ -655,7 +655,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         """Predict the next token of the target at each position.
 
         Args:
-            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache,
                 inputs_embeds, decoder_inputs_embeds, use_cache: as in `QRNNSeq2SeqModel`. Without any of the decoder's
                 inputs they are made from the labels, whose pads on the left are then masked too.
             labels: `(batch, target_len)` int64, the token to predict at each position, not shifted here; -100 is not
@@ -679,7 +679,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
@@ -696,7 +696,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.decoder_hidden_states,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -156,7 +157,7 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
         >>> model(frames).last_hidden_state.shape
         torch.Size([1, 5, 32])
         >>> first = model(frames[:, :6], use_cache=True)  # whole steps of 2 frames
-        >>> second = model(frames[:, 6:8], past_key_values=first.past_key_values)
+        >>> second = model(frames[:, 6:8], cache=first.cache)
         >>> torch.allclose(model(frames[:, :8]).last_hidden_state[:, 3:], second.last_hidden_state, atol=1e-6)
         True
     """
@@ -175,11 +176,12 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -189,14 +191,14 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
             input_features: `(batch, num_frames, num_mel_bins)`, as `QRNNFeatureExtractor` makes them.
             attention_mask: `(batch, num_frames)`, non-zero at real frames, pads anywhere. Pads are skipped as if they
                 were not there.
-            past_key_values: the state to go on from, which is advanced in place: at first
+            cache: the state to go on from, which is advanced in place: at first
                 `DynamicCache(config=model.config)`, or what the last chunk returned.
             use_cache: whether to return a cache; `config.use_cache` by default, which is `False`.
             kwargs: among them `output_hidden_states` and `return_dict`.
 
         Returns:
             `last_hidden_state` `(batch, steps, config.output_size)`, the real steps first and then zeros, one for
-            `config.subsampling_ratio` frames; the last one may lack frames, which are zeros. And `past_key_values`.
+            `config.subsampling_ratio` frames; the last one may lack frames, which are zeros. And `cache`.
 
         Raises:
             ValueError: for a shape that does not fit, no frames, a cache of another model or batch size, a chunk with
@@ -204,17 +206,17 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
         """
         self._check_features(input_features, attention_mask)
         batch_size, num_frames, _ = input_features.shape
-        self._check_cache(past_key_values, use_cache, batch_size)
+        self._check_cache(cache, use_cache, batch_size)
         frames, lengths = real_first(input_features, token_mask(attention_mask, batch_size, num_frames))
-        if use_cache or past_key_values is not None:
+        if use_cache or cache is not None:
             self._check_whole_steps(lengths)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
 
         hidden_states = self.dropout(self.subsampling(self._hide_spans(frames)))
         is_real = chunk_mask(self._step_mask(attention_mask, hidden_states), *hidden_states.shape[:2])
-        hidden_states = self._run_layers(hidden_states, past_key_values, is_real)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        hidden_states = self._run_layers(hidden_states, cache, is_real)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
 
     def _hide_spans(self, frames: torch.Tensor) -> torch.Tensor:
         """SpecAugment (Park et al. 2019) in training: spans of time and bands of frequency become zero, the mean."""
@@ -274,12 +276,13 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         # Initialize weights and apply final processing
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -287,13 +290,13 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         """Score the tokens at each step, the blank among them.
 
         Args:
-            input_features, attention_mask, past_key_values, use_cache: as in `QRNNSpeechModel`.
+            input_features, attention_mask, cache, use_cache: as in `QRNNSpeechModel`.
             labels: `(batch, num_tokens)` int64, what is said; -100 or the blank behind it.
             kwargs: as in `QRNNSpeechModel`.
 
         Returns:
             `loss` if there are labels, reduced as `config.ctc_loss_reduction` says; `logits`
-            `(batch, steps, vocab_size)`, where the blank is certain at pads; `past_key_values`.
+            `(batch, steps, vocab_size)`, where the blank is certain at pads; `cache`.
 
         Raises:
             ValueError: as `QRNNSpeechModel`; for labels outside the vocabulary, and for labels that their steps cannot
@@ -302,7 +305,7 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         outputs: BaseModelOutputWithPast = self.model(
             input_features=input_features,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
@@ -328,7 +331,7 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
 
@@ -388,12 +391,13 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
         # Initialize weights and apply final processing
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -401,14 +405,14 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
         """Classify each recording.
 
         Args:
-            input_features, attention_mask, past_key_values, use_cache: as in `QRNNSpeechModel`.
+            input_features, attention_mask, cache, use_cache: as in `QRNNSpeechModel`.
             labels: `(batch,)` int64 for one label each; `(batch, num_labels)` float32 for several, or for regression
                 (`(batch,)` if there is one number). `config.problem_type` says which, or else it is told from
                 `num_labels` and the dtype.
             kwargs: as in `QRNNSpeechModel`.
 
         Returns:
-            `loss` if there are labels, `logits` `(batch, num_labels)`, and `past_key_values`.
+            `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
             ValueError: as `QRNNSpeechModel`.
@@ -416,7 +420,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
         outputs: BaseModelOutputWithPast = self.model(
             input_features=input_features,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
@@ -431,7 +435,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
 

@@ -32,6 +32,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput, 
 from transformers.processing_utils import Unpack
 from transformers.time_series_utils import NegativeBinomialOutput, NormalOutput, StudentTOutput
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -157,6 +158,10 @@ class QRNNPatchEmbedding(nn.Module):
             nn.Embedding(config.num_input_channels, config.hidden_size) if config.channel_embedding else None
         )
 
+    def num_rows(self, values: torch.Tensor) -> int:
+        """How many sequences `(batch, length, channels)` values are to the QRNN."""
+        return values.shape[0] * (1 if self.is_mixed else values.shape[2])
+
     def forward(
         self, values: torch.Tensor, is_observed: torch.Tensor, features: torch.Tensor | None, is_continued: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,7 +237,7 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
         torch.Size([2, 5, 32])
         >>> scaling = {"loc": whole.loc, "scale": whole.scale}
         >>> first = model(series[:, :12], **scaling)
-        >>> second = model(series[:, 12:], past_key_values=first.past_key_values, **scaling)
+        >>> second = model(series[:, 12:], cache=first.cache, **scaling)
         >>> torch.allclose(whole.last_hidden_state[:, 3:], second.last_hidden_state, atol=1e-6)
         True
     """
@@ -252,12 +257,13 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         past_values: torch.Tensor,
         past_observed_mask: torch.Tensor | None = None,
         past_time_features: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         loc: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -270,7 +276,7 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
                 comes before the first observed value is a pad. A chunk that goes on from a cache has whole patches.
             past_observed_mask: zero where a value is missing, `(batch, length)` or as the values.
             past_time_features: `(batch, length, num_time_features)`, the covariates, all of them known.
-            past_key_values: the cache that the last chunk returned; it is advanced in place.
+            cache: the cache that the last chunk returned; it is advanced in place.
             loc: `(batch, channels)`, what to measure the values from; by default the config's `scaling` finds it in
                 them. A chunk that goes on takes that of the first one.
             scale: `(batch, channels)`, the unit; both or neither.
@@ -280,7 +286,7 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
         Returns:
             `last_hidden_state` `(rows, steps, hidden_size)`, zero before the beginning, where each variable of an
             independent model has a row of its own (the variables of the first series come first) and each step is a
-            patch; `past_key_values`; `loc` and `scale`.
+            patch; `cache`; `loc` and `scale`.
 
         Raises:
             ValueError: if a shape does not fit the others or the config, the series is empty, covariates are missing
@@ -293,7 +299,8 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
         if loc is None:
             loc, scale = self.scaler(values, is_observed)
         scale = cast(torch.Tensor, scale)
-        is_continued = past_key_values is not None and past_key_values.layers[0].has_previous_state[0]
+        self._check_cache(cache, use_cache, self.embedding.num_rows(values))
+        is_continued = cache is not None and cache.layers[0].has_previous_state[0]
         if is_continued and values.shape[1] % self.config.patch_length:
             raise ValueError(
                 f"`past_values` must have whole patches of patch_length={self.config.patch_length} where they go on "
@@ -302,15 +309,10 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
         scaled = ((values - loc[:, None]) / scale[:, None]).masked_fill(~is_observed, 0)
         hidden_states, is_real = self.embedding(scaled, is_observed, past_time_features, is_continued)
         rows, steps, _ = hidden_states.shape
-        self._check_cache(past_key_values, use_cache, rows)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        hidden_states = self._run_layers(
-            self.dropout(hidden_states), past_key_values, chunk_mask(is_real, rows, steps)
-        )
-        return QRNNTimeSeriesModelOutput(
-            last_hidden_state=hidden_states, past_key_values=past_key_values, loc=loc, scale=scale
-        )
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        hidden_states = self._run_layers(self.dropout(hidden_states), cache, chunk_mask(is_real, rows, steps))
+        return QRNNTimeSeriesModelOutput(last_hidden_state=hidden_states, cache=cache, loc=loc, scale=scale)
 
     def check_past(
         self, values: torch.Tensor, observed_mask: torch.Tensor | None, features: torch.Tensor | None
@@ -555,7 +557,7 @@ class QRNNTimeSeriesGenerationMixin:
         # The rows of each series side by side, path by path, as if each path were a series of the batch
         rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device).view(batch_size, 1, -1)
         rows = rows.expand(-1, n_paths, -1).flatten()
-        cache, hidden_states = outputs.past_key_values, outputs.last_hidden_state[rows, -1:]
+        cache, hidden_states = outputs.cache, outputs.last_hidden_state[rows, -1:]
         for layer in cache.layers:
             layer.batch_select_indices(rows)
         loc, scale = (part.repeat_interleave(n_paths, dim=0) for part in (outputs.loc, outputs.scale))
@@ -566,7 +568,7 @@ class QRNNTimeSeriesGenerationMixin:
         for start in range(0, n_patches * patch_length, patch_length):
             if start:
                 read = None if features is None else features[:, start - patch_length : start]
-                step = {"past_key_values": cache, "loc": loc, "scale": scale, "use_cache": True}
+                step = {"cache": cache, "loc": loc, "scale": scale, "use_cache": True}
                 hidden_states = self.model(patches[-1], None, read, **step).last_hidden_state
             params = self._params(self._patches(hidden_states), *loc.shape)
             patches.append(self.output.sample(params, loc[:, None], scale[:, None]))

@@ -112,7 +112,7 @@ class QRNNSpeechStream:
         if complete == 0:
             return torch.empty(0, self.model.config.vocab_size, dtype=self.model.dtype, device=self.model.device)
         features = torch.from_numpy(frames[None, :complete]).to(self.model.device, self.model.dtype)
-        return self.model(input_features=features, past_key_values=self.cache).logits[0]
+        return self.model(input_features=features, cache=self.cache).logits[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All that is kept between pieces, for `safetensors.torch.save_file` or another process."""

@@ -216,7 +216,7 @@ class QRNNTrainer(Trainer):
     """`transformers.Trainer` for language models, with truncated backpropagation through time.
 
     Args:
-        model: a causal language model whose `past_key_values` hold the state of a QRNN.
+        model: a causal language model whose `cache` holds the state of a QRNN.
         args: `QRNNTrainingArguments`.
         train_dataset: a tensor `(n_tokens,)` int64 is one long text. `per_device_train_batch_size` streams of it (on
             each device) are read side by side, the state is carried from window to window, and an epoch begins with
@@ -292,9 +292,9 @@ class QRNNTrainer(Trainer):
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
         if not self.reads_streams:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = {**inputs, "past_key_values": self.carried_state, "use_cache": True}
+        inputs = {**inputs, "cache": self.carried_state, "use_cache": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self.carried_state = outputs.past_key_values
+        self.carried_state = outputs.cache
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -356,9 +356,9 @@ class QRNNTrainer(Trainer):
         with self._averaged_weights(), self.accelerator.autocast():
             for batch in dataloader:
                 targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
-                inputs = {**self._prepare_inputs(batch), "past_key_values": state, "use_cache": carries}
+                inputs = {**self._prepare_inputs(batch), "cache": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
-                state = outputs.past_key_values  # none, for rows
+                state = outputs.cache  # none, for rows
                 nats, n_tokens = nats + outputs.loss.item(), n_tokens + int((targets != -100).sum())
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = {

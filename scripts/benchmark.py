@@ -533,8 +533,8 @@ def verify_layer(layer: QRNNLayer, x: torch.Tensor, grad_h: torch.Tensor) -> Non
 def verify_generation(model: PreTrainedModel, args: argparse.Namespace) -> None:
     """A step from the cache gives the logits that the whole text gives."""
     tokens = torch.randint(model.config.vocab_size, (2, 20), device=args.device)
-    cache = model(tokens[:, :-1], use_cache=True).past_key_values
-    step = model(tokens[:, -1:], past_key_values=cache).logits
+    cache = model(tokens[:, :-1], use_cache=True).cache
+    step = model(tokens[:, -1:], cache=cache).logits
     whole = model(tokens).logits[:, -1:]
     compare(f"generation of the QRNN in {model.dtype}", {"logits": step}, {"logits": whole}, TOLERANCES[model.dtype])
 
@@ -853,10 +853,9 @@ def training_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, toke
 
 
 @torch.no_grad()
-def prefill(model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, Any]:
-    """The cache after the tokens, under the name by which the model takes it."""
-    output = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
-    return {name: output[name] for name in ("past_key_values", "cache_params") if name in output}
+def prefill(model: PreTrainedModel, tokens: torch.Tensor) -> Cache:
+    """The cache after the tokens."""
+    return model(input_ids=tokens, use_cache=True, logits_to_keep=1).cache
 
 
 def generate(model: PreTrainedModel, new_tokens: int, tokens: torch.Tensor, **options: Any) -> Any:
@@ -972,13 +971,16 @@ def time_depths(
 def continuation(place: str, name: str, model: PreTrainedModel, depth: int, args: argparse.Namespace) -> Contender:
     tokens = make_tokens(1, depth + 1, args)
     cache = prefill(model, tokens[:, :-1])
-    # Mamba's generate() would read again what its cache has seen already.
-    prompt = tokens[:, -1:] if "cache_params" in cache else tokens
+    # generate() cannot tell how much a cache of Mamba has seen, and would read all of it again.
+    prompt = tokens[:, -1:] if all(cache.is_linear) else tokens
+
+    def copy_cache() -> dict[str, Any]:
+        return {"cache": copy.deepcopy(cache)}
 
     def run(options: dict[str, Any]) -> torch.Tensor:
         return generate(model, args.new_tokens, prompt, **options)
 
-    return Contender(place, run, partial(copy.deepcopy, cache), name == "QRNN")  # a run makes its cache longer
+    return Contender(place, run, copy_cache, name == "QRNN")  # a run makes its cache longer
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

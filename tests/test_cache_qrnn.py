@@ -14,6 +14,7 @@
 """The recurrent state as a layer of Transformers' caches: rows, lengths, roll-back, gradients, and files."""
 
 import copy
+import inspect
 import os
 import pickle
 import subprocess
@@ -25,7 +26,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 import modeling_qrnn
 from modeling_qrnn import (
@@ -97,7 +98,7 @@ def states(cache):
 
 def seen(model, tokens, mask=None, cache=None):
     """A cache that has seen the tokens."""
-    return model(tokens, attention_mask=mask, past_key_values=cache, use_cache=True).past_key_values
+    return model(tokens, attention_mask=mask, cache=cache, use_cache=True).cache
 
 
 class TestLayer:
@@ -137,9 +138,9 @@ class TestLayer:
         tokens = draw()
         whole = model(tokens, attention_mask=MASK, use_cache=False).last_hidden_state
         for start, end in [(0, 3), (3, 4), (4, 8)]:
-            output = model(tokens[:, start:end], attention_mask=MASK[:, :end], past_key_values=cache)
+            output = model(tokens[:, start:end], attention_mask=MASK[:, :end], cache=cache)
             close(output.last_hidden_state, whole[:, start:end])
-            assert output.past_key_values is cache
+            assert output.cache is cache
 
     def test_a_float32_state_beside_16_bit_inputs(self, redraw):
         model = redraw(QRNNModel(make_config())).bfloat16()
@@ -179,7 +180,7 @@ class TestLayer:
         cache.reset()
         assert int(cache.get_seq_length()) == 0 and not cache.has_previous_state(0)
         tokens = draw()
-        actual = model(tokens, past_key_values=cache).last_hidden_state
+        actual = model(tokens, cache=cache).last_hidden_state
         close(actual, model(tokens, use_cache=False).last_hidden_state, 0)
         close(states(cache), states(seen(model, tokens)), 0)
 
@@ -213,8 +214,8 @@ class TestRows:
             cache.crop(-2)
             expected = seen(model, tokens[rows, :6], MASK[rows, :6])
         close(
-            model(more, past_key_values=cache).last_hidden_state,
-            model(more, past_key_values=expected).last_hidden_state,
+            model(more, cache=cache).last_hidden_state,
+            model(more, cache=expected).last_hidden_state,
         )
 
     def test_an_empty_cache_has_no_rows_to_change(self, cache):
@@ -226,9 +227,9 @@ class TestRows:
 
     def test_another_batch_size_after_a_reset_needs_a_new_cache(self, model):
         cache = seen(model, draw(4))
-        with pytest.raises(ValueError, match="`past_key_values` does not fit: layer 0 holds a batch of 4"):
-            model(draw(2), past_key_values=cache)
-        close(model(draw(2)).past_key_values.layers[0].batch_size, 2)
+        with pytest.raises(ValueError, match="`cache` does not fit: layer 0 holds a batch of 4"):
+            model(draw(2), cache=cache)
+        close(model(draw(2)).cache.layers[0].batch_size, 2)
 
 
 class TestOffload:
@@ -278,7 +279,7 @@ class TestCrop:
         cache.crop(-5)
         assert int(cache.get_seq_length()) == 0
         tokens = draw()
-        close(model(tokens, past_key_values=cache).last_hidden_state, model(tokens).last_hidden_state)
+        close(model(tokens, cache=cache).last_hidden_state, model(tokens).last_hidden_state)
 
     def test_again_and_again(self, model, cache):
         # as speculative decoding does: guess three tokens, take two back, go on with another one
@@ -304,7 +305,7 @@ class TestCrop:
     def test_recording_makes_no_difference(self, model, cache):
         cache.activate_past_recording()
         tokens = draw()
-        actual = model(tokens, attention_mask=MASK, past_key_values=cache).last_hidden_state
+        actual = model(tokens, attention_mask=MASK, cache=cache).last_hidden_state
         close(actual, model(tokens, attention_mask=MASK, use_cache=False).last_hidden_state, 0)
 
     def test_reset_forgets_what_was_recorded(self, model, cache):
@@ -346,8 +347,7 @@ class TestGradients:
         with torch.enable_grad():
             # one backward pass over all chunks: nothing that an earlier one saved may have been written to
             loss = sum(
-                (model(x, past_key_values=cache).last_hidden_state * w).sum()
-                for x, w in zip(tokens, weights, strict=True)
+                (model(x, cache=cache).last_hidden_state * w).sum() for x, w in zip(tokens, weights, strict=True)
             )
             actual = torch.autograd.grad(loss, parameters)
             expected = torch.autograd.grad(self.loss_by_hand(model, tokens, weights), parameters)
@@ -401,9 +401,9 @@ class TestCopies:
         }[way](cache)
         tokens = draw(seq_len=3)
         before = states(copied)
-        expected = model(tokens, past_key_values=cache).last_hidden_state
+        expected = model(tokens, cache=cache).last_hidden_state
         close(states(copied), before, 0)  # they share no memory
-        close(model(tokens, past_key_values=copied).last_hidden_state, expected, 0)
+        close(model(tokens, cache=copied).last_hidden_state, expected, 0)
         if recording:
             copied.crop(-4)
             cache.crop(-4)
@@ -417,7 +417,7 @@ class TestFiles:
         loaded = load_recurrent_state(tmp_path / "state.safetensors", model.config)
         close(states(loaded), states(cache), 0)
         tokens = draw(seq_len=3)
-        actual, expected = (model(tokens, past_key_values=c).last_hidden_state for c in (loaded, cache))
+        actual, expected = (model(tokens, cache=c).last_hidden_state for c in (loaded, cache))
         close(actual, expected, 0)
 
     def test_dtypes_are_kept(self, redraw, tmp_path):
@@ -452,7 +452,7 @@ class TestFiles:
             model = QRNNForCausalLM.from_pretrained("model")
             cache = load_recurrent_state("state.safetensors", model.config)
             with torch.no_grad():
-                output = model(torch.load("tokens.pt"), past_key_values=cache)
+                output = model(torch.load("tokens.pt"), cache=cache)
             torch.save((output.logits, int(cache.get_seq_length())), "result.pt")
         """
         environment = {**os.environ, "PYTHONPATH": str(Path(modeling_qrnn.__file__).parent.parent)}
@@ -536,9 +536,9 @@ def make_causal_model(redraw, **options):
 def test_a_batch_of_another_size_may_follow_a_reset(redraw):
     model, ids = make_causal_model(redraw), torch.arange(1, 9).view(2, 4)
     for first, second in ((ids, ids[:1]), (ids[:1], ids)):
-        cache = model(first).past_key_values
+        cache = model(first).cache
         cache.reset()
-        output = model(second, past_key_values=cache).last_hidden_state
+        output = model(second, cache=cache).last_hidden_state
         close(output, model(second).last_hidden_state, 0)
         assert cache.batch_size == len(second)
 
@@ -547,9 +547,9 @@ def test_a_batch_of_another_size_may_follow_a_reset(redraw):
 def test_a_state_made_in_inference_mode_goes_on_outside(redraw, enabled):
     model, ids = make_causal_model(redraw), torch.tensor([[1, 2, 3, 4]])
     with torch.inference_mode():
-        cache = model(ids).past_key_values
+        cache = model(ids).cache
     with torch.set_grad_enabled(enabled):
-        output = model(ids, past_key_values=cache).last_hidden_state
+        output = model(ids, cache=cache).last_hidden_state
     close(output.detach(), model(torch.cat([ids, ids], dim=1)).last_hidden_state[:, 4:].detach())
 
 
@@ -557,14 +557,14 @@ def test_a_state_takes_the_precision_of_what_goes_on(redraw):
     # As when a prompt is read under autocast and the rest without: the narrow window must not round what follows.
     model, ids = redraw(QRNNModel(make_config()), std=0.3), torch.randint(20, (1, 12))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cache = model(ids[:, :4]).past_key_values
+        cache = model(ids[:, :4]).cache
     wide = copy.deepcopy(cache)
     for layer in wide.layers:
         layer.conv_states[0] = layer.conv_states[0].float()
     narrow_outputs, wide_outputs = [], []
     for t in range(4, 12):
-        narrow_outputs.append(model(ids[:, t, None], past_key_values=cache).last_hidden_state)
-        wide_outputs.append(model(ids[:, t, None], past_key_values=wide).last_hidden_state)
+        narrow_outputs.append(model(ids[:, t, None], cache=cache).last_hidden_state)
+        wide_outputs.append(model(ids[:, t, None], cache=wide).last_hidden_state)
     close(torch.cat(narrow_outputs), torch.cat(wide_outputs), 0)
 
 
@@ -584,4 +584,31 @@ def test_random_zoneout_cannot_be_recorded(redraw):
     cache = DynamicCache(config=model.config)
     cache.activate_past_recording()
     with pytest.raises(ValueError, match=r"`return_history` must be False while zoneout is random.*eval\(\)"):
-        model(torch.tensor([[1, 2, 3]]), past_key_values=cache)
+        model(torch.tensor([[1, 2, 3]]), cache=cache)
+
+
+def takes_a_cache(name: str) -> bool:
+    forward = getattr(getattr(modeling_qrnn, name), "forward", None)
+    return forward is not None and "cache" in inspect.signature(forward).parameters
+
+
+INPUTS = {
+    "input_ids": lambda: torch.ones(2, 8, dtype=torch.long),
+    "decoder_input_ids": lambda: torch.ones(2, 8, dtype=torch.long),
+    "input_features": lambda: torch.ones(2, 8, 4),
+    "past_values": lambda: torch.arange(16.0).view(2, 8, 1),
+}
+SIZES = {"vocab_size": 20, "hidden_size": 8, "num_mel_bins": 4}
+
+
+@pytest.mark.parametrize("name", [name for name in modeling_qrnn.__all__ if takes_a_cache(name)])
+def test_the_former_name_of_the_cache_is_taken_still(name):
+    model_class = getattr(modeling_qrnn, name)
+    config = model_class.config_class(**SIZES)
+    model, cache = model_class(config).eval(), DynamicCache(config=config)
+    if config.is_encoder_decoder:
+        cache = EncoderDecoderCache(cache, DynamicCache())
+    names = inspect.signature(model.forward).parameters
+    with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):
+        model(**{name: make() for name, make in INPUTS.items() if name in names}, past_key_values=cache)
+    assert cache.get_seq_length() > 0

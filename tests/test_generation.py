@@ -125,9 +125,9 @@ def test_kinds_of_cache_and_prefill(any_model, cache, mode):
 def test_users_own_cache(any_model, make_cache):
     prompts = padded_prompts()
     cache = make_cache(config=any_model.config)
-    actual = generate(any_model, prompts, past_key_values=cache)
+    actual = generate(any_model, prompts, cache=cache)
     assert_same(actual, generate(any_model, prompts, use_cache=False))
-    assert actual.past_key_values is cache
+    assert actual.cache is cache
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beam", "sampling-several"])
@@ -159,7 +159,7 @@ def continued(model: QRNNForCausalLM, prompts: dict[str, torch.Tensor], change_c
     ids = torch.cat([first.sequences, question], dim=1)
     mask = torch.nn.functional.pad(prompts["attention_mask"], (0, ids.shape[1] - PROMPT_LENGTH), value=1)
     whole = {"input_ids": ids, "attention_mask": mask}
-    actual = generate(model, whole, past_key_values=change_cache(first.past_key_values))
+    actual = generate(model, whole, cache=change_cache(first.cache))
     assert_same(actual, generate(model, whole, use_cache=False))
 
 
@@ -182,9 +182,9 @@ def test_continuing_from_a_returned_cache(any_model, change_cache):
 def test_new_tokens_alone_continue_a_cache(model):
     """A chat front end may pass the new tokens only, under a mask of all tokens."""
     prompt = single_prompt(12)
-    cache = model(prompt["input_ids"][:, :9]).past_key_values
+    cache = model(prompt["input_ids"][:, :9]).cache
     new = {"input_ids": prompt["input_ids"][:, 9:], "attention_mask": prompt["attention_mask"]}
-    actual = generate(model, new, past_key_values=cache)
+    actual = generate(model, new, cache=cache)
     expected = generate(model, prompt, use_cache=False)
     assert torch.equal(actual.sequences[:, 3:], expected.sequences[:, 12:])
     torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
@@ -296,7 +296,7 @@ def test_cache_of_assisted_decoding_can_be_continued(model):
     prompt = single_prompt()
     plain = generate(model, prompt)
     assisted = generate(model, prompt, assistant_model=draft_of(model))
-    for layer, expected in zip(assisted.past_key_values.layers, plain.past_key_values.layers, strict=True):
+    for layer, expected in zip(assisted.cache.layers, plain.cache.layers, strict=True):
         torch.testing.assert_close(layer.recurrent_states[0], expected.recurrent_states[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(layer.conv_states[0], expected.conv_states[0], atol=1e-4, rtol=1e-4)
         assert layer.get_seq_length() == expected.get_seq_length()
@@ -384,7 +384,7 @@ class DecodingStep(torch.nn.Module):
         for layer, conv_state, recurrent_state in zip(cache.layers, conv_states, recurrent_states, strict=True):
             layer.update_conv_state(conv_state, num_tokens=1)
             layer.update_recurrent_state(recurrent_state)
-        logits = self.model(token, past_key_values=cache).logits[:, -1]
+        logits = self.model(token, cache=cache).logits[:, -1]
         states = (
             [layer.conv_states[0] for layer in cache.layers],
             [layer.recurrent_states[0] for layer in cache.layers],
@@ -399,7 +399,7 @@ def test_exported_decoding_step_generates(name, redraw):
     expected = generate(model, prompt)
     with torch.no_grad():
         output = model(**prompt)
-        layers = output.past_key_values.layers
+        layers = output.cache.layers
         states = [layer.conv_states[0] for layer in layers], [layer.recurrent_states[0] for layer in layers]
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         step = torch.export.export(DecodingStep(model), (token, *states)).module()
@@ -420,7 +420,7 @@ def bytes_of(cache: DynamicCache) -> int:
 
 
 def test_memory_is_constant_in_the_number_of_tokens(any_model):
-    few, many = (generate(any_model, single_prompt(), max_new_tokens=count).past_key_values for count in (2, 200))
+    few, many = (generate(any_model, single_prompt(), max_new_tokens=count).cache for count in (2, 200))
     assert many.get_seq_length() == PROMPT_LENGTH + 199
     assert bytes_of(few) == bytes_of(many) > 0
 
@@ -430,8 +430,8 @@ def test_16_bit_model_keeps_its_state_in_32(model):
     prompts = padded_prompts()
     output = generate(model, prompts)
     assert output.sequences.shape == (3, PROMPT_LENGTH + NEW_TOKENS)
-    assert {layer.recurrent_states[0].dtype for layer in output.past_key_values.layers} == {torch.float32}
-    assert {layer.conv_states[0].dtype for layer in output.past_key_values.layers} == {torch.bfloat16}
+    assert {layer.recurrent_states[0].dtype for layer in output.cache.layers} == {torch.float32}
+    assert {layer.conv_states[0].dtype for layer in output.cache.layers} == {torch.bfloat16}
     assert model(**prompts).logits.dtype == torch.bfloat16
 
 
@@ -453,7 +453,7 @@ def test_continuous_batching_is_refused(model):
 
 def filled_cache(batch_size: int = 1, **options) -> DynamicCache:
     model = QRNNForCausalLM(make_config(**options))
-    return model(torch.ones(batch_size, 2, dtype=torch.long)).past_key_values
+    return model(torch.ones(batch_size, 2, dtype=torch.long)).cache
 
 
 FOREIGN_CACHES = {
@@ -468,16 +468,16 @@ FOREIGN_CACHES = {
 
 @pytest.mark.parametrize("make_cache", FOREIGN_CACHES.values(), ids=FOREIGN_CACHES.keys())
 def test_foreign_cache_is_refused(model, make_cache):
-    with pytest.raises(ValueError, match="`past_key_values`"):
-        model(torch.ones(1, 1, dtype=torch.long), past_key_values=make_cache())
+    with pytest.raises(ValueError, match="`cache`"):
+        model(torch.ones(1, 1, dtype=torch.long), cache=make_cache())
 
 
 def test_recording_ends_with_assisted_decoding(model):
     prompt = torch.tensor([[3, 4, 5, 3, 4]])
     options = {"do_sample": False, "return_dict_in_generate": True, "pad_token_id": 0}
     assisted = model.generate(prompt, max_new_tokens=6, prompt_lookup_num_tokens=2, **options)
-    cache = assisted.past_key_values
-    plain = model.generate(assisted.sequences, past_key_values=cache, max_new_tokens=20, **options)
+    cache = assisted.cache
+    plain = model.generate(assisted.sequences, cache=cache, max_new_tokens=20, **options)
     assert all(layer.recurrent_history is None and layer.conv_history is None for layer in cache.layers)
     expected = model.generate(prompt, max_new_tokens=26, use_cache=False, **options)
     assert torch.equal(plain.sequences, expected.sequences)

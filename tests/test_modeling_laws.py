@@ -84,9 +84,9 @@ def test_chunks_make_no_difference(model, lengths):
     tokens, outputs, cache, end = draw(), [], None, 0
     for length in lengths:
         end += length
-        output = model(tokens[:, end - length : end], attention_mask=MASK[:, :end], past_key_values=cache)
+        output = model(tokens[:, end - length : end], attention_mask=MASK[:, :end], cache=cache)
         outputs.append(output.last_hidden_state)
-        cache = output.past_key_values
+        cache = output.cache
     close(torch.cat(outputs, dim=1), hidden_states(model, tokens, attention_mask=MASK))
 
 
@@ -153,7 +153,7 @@ class TestPacking:
         tokens = draw()
         first = model(tokens[:, :4])
         positions = torch.zeros(1, 4, dtype=torch.long)
-        second = model(tokens[:, 4:], position_ids=positions, past_key_values=first.past_key_values)
+        second = model(tokens[:, 4:], position_ids=positions, cache=first.cache)
         close(second.last_hidden_state, hidden_states(model, tokens)[:, 4:])
 
 

@@ -121,7 +121,7 @@ def ids(*shape: int) -> torch.Tensor:
 
 
 def filled_cache(batch_size: int, **options) -> DynamicCache:
-    return QRNNModel(make_config(**options))(ids(batch_size, 2)).past_key_values
+    return QRNNModel(make_config(**options))(ids(batch_size, 2)).cache
 
 
 BAD_INPUTS = {
@@ -174,20 +174,20 @@ BAD_INPUTS = {
         "`seq_idx` .* got (2, 4)",
     ),
     "cache-without-layers": (
-        lambda: {"input_ids": ids(1, 1), "past_key_values": DynamicCache()},
-        "`past_key_values` must have 2 layers of the kind 'qrnn_v1', .*DynamicCache(config=model.config).* got []",
+        lambda: {"input_ids": ids(1, 1), "cache": DynamicCache()},
+        "`cache` must have 2 layers of the kind 'qrnn_v1', .*DynamicCache(config=model.config).* got []",
     ),
     "cache-of-deeper-model": (
-        lambda: {"input_ids": ids(1, 1), "past_key_values": filled_cache(1, num_hidden_layers=3)},
-        "`past_key_values` must have 2 layers",
+        lambda: {"input_ids": ids(1, 1), "cache": filled_cache(1, num_hidden_layers=3)},
+        "`cache` must have 2 layers",
     ),
     "cache-of-wider-model": (
-        lambda: {"input_ids": ids(1, 1), "past_key_values": filled_cache(1, hidden_size=10)},
-        "`past_key_values` does not fit: layer 0 .* (10, 1, 10)",
+        lambda: {"input_ids": ids(1, 1), "cache": filled_cache(1, hidden_size=10)},
+        "`cache` does not fit: layer 0 .* (10, 1, 10)",
     ),
     "cache-of-other-batch": (
-        lambda: {"input_ids": ids(1, 1), "past_key_values": filled_cache(2)},
-        "`past_key_values` does not fit: layer 0 holds a batch of 2 .* need 1",
+        lambda: {"input_ids": ids(1, 1), "cache": filled_cache(2)},
+        "`cache` does not fit: layer 0 holds a batch of 2 .* need 1",
     ),
 }
 
@@ -208,13 +208,13 @@ def test_bad_input_is_refused(head, make_inputs, message):
     ("options", "message"),
     [
         ({"use_cache": True}, "`use_cache` was set, but a bidirectional model"),
-        ({"past_key_values": DynamicCache()}, "`past_key_values` was set, but a bidirectional model"),
+        ({"cache": DynamicCache()}, "`cache` was set, but a bidirectional model"),
     ],
 )
 @pytest.mark.parametrize("head", ["base", "sequence", "token"])
 def test_bidirectional_model_has_no_cache(head, options, message):
     model = HEADS[head][0](make_config(bidirectional=True))
-    assert model(ids(1, 2)).get("past_key_values") is None
+    assert model(ids(1, 2)).get("cache") is None
     with pytest.raises(ValueError, match=message):
         model(ids(1, 2), **options)
 
@@ -285,17 +285,17 @@ def test_tuple_is_the_output_without_names(head):
     assert isinstance(unnamed, tuple)
     assert len(unnamed) == len(named)
     for name, value in zip(named.keys(), unnamed, strict=True):
-        if name != "past_key_values":
+        if name != "cache":
             assert torch.equal(named[name], value)
 
 
 def test_cache_is_returned_when_asked_for():
     model = make_model("causal")
-    assert model(ids(1, 2)).past_key_values is not None
-    assert model(ids(1, 2), use_cache=False).past_key_values is None
+    assert model(ids(1, 2)).cache is not None
+    assert model(ids(1, 2), use_cache=False).cache is None
     model.config.use_cache = False
-    assert model(ids(1, 2)).past_key_values is None
-    assert model(ids(1, 2), use_cache=True).past_key_values is not None
+    assert model(ids(1, 2)).cache is None
+    assert model(ids(1, 2), use_cache=True).cache is not None
 
 
 def test_logits_to_keep(redraw):
@@ -755,7 +755,7 @@ def test_body_becomes_a_language_model(tmp_path, redraw):
 def put_on_another_device(module: nn.Module) -> None:
     """`meta` stands in for a second device, to which Accelerate moves what a module is given, and its output stays."""
     module.to("meta")
-    add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["past_key_values"]))
+    add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["cache"]))
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])

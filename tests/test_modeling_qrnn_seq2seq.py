@@ -295,9 +295,9 @@ def test_chunks_of_the_target_make_no_difference(model, lengths):
             "decoder_input_ids": batch["decoder_input_ids"][:, end - length : end],
             "decoder_attention_mask": TARGET_MASK[:, :end],
         }
-        output = model(**(batch | chunk), past_key_values=cache)
+        output = model(**(batch | chunk), cache=cache)
         outputs.append(output.last_hidden_state)
-        cache = output.past_key_values
+        cache = output.cache
     close(torch.cat(outputs, dim=1), whole)
 
 
@@ -362,9 +362,9 @@ def test_training_over_chunks_stops_at_the_chunk(model):
     batch.pop("decoder_attention_mask")
     ids, cache = batch.pop("decoder_input_ids"), None
     for chunk in ids.split(2, dim=1):
-        output = model(**batch, decoder_input_ids=chunk, past_key_values=cache)
+        output = model(**batch, decoder_input_ids=chunk, cache=cache)
         output.last_hidden_state.square().sum().backward()
-        cache = output.past_key_values
+        cache = output.cache
     assert not any(layer.keys.requires_grad for layer in cache.cross_attention_cache.layers if layer.is_initialized)
 
 
@@ -376,7 +376,7 @@ def test_outputs():
     model = QRNNForConditionalGeneration(config).eval()
     batch = make_batch()
     plain = model(**batch)
-    assert set(plain) == {"logits", "past_key_values", "encoder_last_hidden_state"}
+    assert set(plain) == {"logits", "cache", "encoder_last_hidden_state"}
     full = model(**batch, output_hidden_states=True, output_attentions=True)
     assert [states.shape for states in full.encoder_hidden_states] == [(4, 7, 8)] * 3
     assert [states.shape for states in full.decoder_hidden_states] == [(4, 5, 8)] * 4
@@ -407,15 +407,15 @@ def test_logits_to_keep(redraw):
 
 def test_cache_is_returned_when_asked_for():
     model, batch = QRNNForConditionalGeneration(make_config()), make_batch()
-    assert isinstance(model(**batch).past_key_values, EncoderDecoderCache)
-    assert model(**batch, use_cache=False).past_key_values is None
+    assert isinstance(model(**batch).cache, EncoderDecoderCache)
+    assert model(**batch, use_cache=False).cache is None
     model.config.use_cache = False
-    assert model(**batch).past_key_values is None
+    assert model(**batch).cache is None
 
 
 def cache_of(batch_size: int = 4, **options) -> EncoderDecoderCache:
     model = QRNNSeq2SeqModel(make_config(**options))
-    return model(tokens(batch_size, 3), decoder_input_ids=tokens(batch_size, 2)).past_key_values
+    return model(tokens(batch_size, 3), decoder_input_ids=tokens(batch_size, 2)).cache
 
 
 BAD_INPUTS = {
@@ -455,17 +455,17 @@ BAD_INPUTS = {
         "`encoder_outputs` must hold `last_states` .* (4, 2, 8), got (4, 3, 8)",
     ),
     "cache-of-one": (
-        {"past_key_values": DynamicCache()},
-        "`past_key_values` must be an `EncoderDecoderCache`, .* got DynamicCache",
+        {"cache": DynamicCache()},
+        "`cache` must be an `EncoderDecoderCache`, .* got DynamicCache",
     ),
     "cache-of-deeper": (
-        {"past_key_values": cache_of(decoder_layers=3)},
-        "`past_key_values` must have 2 layers of the kind 'qrnn_v1'",
+        {"cache": cache_of(decoder_layers=3)},
+        "`cache` must have 2 layers of the kind 'qrnn_v1'",
     ),
-    "cache-of-wider": ({"past_key_values": cache_of(hidden_size=10)}, "`past_key_values` does not fit: layer 0"),
+    "cache-of-wider": ({"cache": cache_of(hidden_size=10)}, "`cache` does not fit: layer 0"),
     "cache-of-other-batch": (
-        {"past_key_values": cache_of(2)},
-        "`past_key_values` does not fit: layer 0 .* batch of 2",
+        {"cache": cache_of(2)},
+        "`cache` does not fit: layer 0 .* batch of 2",
     ),
 }
 
@@ -481,7 +481,7 @@ def test_a_cache_of_other_sources_is_refused():
     model, cache = QRNNSeq2SeqModel(make_config()), cache_of(2)
     cache.self_attention_cache = DynamicCache(config=model.config)
     with pytest.raises(ValueError, match=r"it holds a batch of 2 sources, this batch has 4"):
-        model(**make_batch(), past_key_values=cache)
+        model(**make_batch(), cache=cache)
 
 
 # --- loss ------------------------------------------------------------------------------------------------------------
@@ -621,9 +621,9 @@ def test_users_own_cache(generator):
     expected = generate(generator, source, use_cache=False)
     for cross_cache in (DynamicCache(), DynamicCache(config=generator.config)):
         cache = EncoderDecoderCache(DynamicCache(config=generator.config), cross_cache)
-        actual = generate(generator, source, past_key_values=cache)
+        actual = generate(generator, source, cache=cache)
         assert_same(actual, expected)
-        assert actual.past_key_values is cache
+        assert actual.cache is cache
 
 
 def test_padded_prompt_of_the_target(generator):
@@ -644,7 +644,7 @@ def test_continuing_from_a_returned_cache(generator):
     first = generate(generator, source, eos_token_id=None)
     ids = torch.cat([first.sequences, tokens(4, 2)], dim=1)
     whole = source | {"decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids)}
-    actual = generate(generator, whole, past_key_values=copy.deepcopy(first.past_key_values), eos_token_id=None)
+    actual = generate(generator, whole, cache=copy.deepcopy(first.cache), eos_token_id=None)
     assert_same(actual, generate(generator, whole, use_cache=False, eos_token_id=None))
 
 
@@ -671,7 +671,7 @@ def bytes_of(cache: EncoderDecoderCache) -> int:
 
 def test_memory_is_constant_in_the_length_of_the_target(generator):
     options = {"eos_token_id": None}
-    few, many = (generate(generator, make_source(), max_new_tokens=n, **options).past_key_values for n in (2, 60))
+    few, many = (generate(generator, make_source(), max_new_tokens=n, **options).cache for n in (2, 60))
     assert many.get_seq_length() == 60
     assert bytes_of(few) == bytes_of(many) > 0
 
@@ -693,10 +693,8 @@ def test_recording_ends_with_assisted_decoding(redraw):
     model = redraw(QRNNForConditionalGeneration(make_config()))
     source = {"input_ids": tokens(1, 6)}
     first = generate(model, source, prompt_lookup_num_tokens=2, eos_token_id=None)
-    cache = first.past_key_values
-    generate(
-        model, source | {"decoder_input_ids": first.sequences}, past_key_values=cache, num_beams=1, eos_token_id=None
-    )
+    cache = first.cache
+    generate(model, source | {"decoder_input_ids": first.sequences}, cache=cache, num_beams=1, eos_token_id=None)
     assert all(layer.recurrent_history is None for layer in cache.self_attention_cache.layers)
 
 
@@ -726,7 +724,7 @@ def test_compiled_decoding_is_one_graph(redraw):
 
 def test_16_bit_model_keeps_its_state_in_32(redraw):
     model = redraw(QRNNForConditionalGeneration(make_config())).to(torch.bfloat16)
-    cache = generate(model, make_source()).past_key_values
+    cache = generate(model, make_source()).cache
     assert {layer.recurrent_states[0].dtype for layer in cache.self_attention_cache.layers} == {torch.float32}
 
 
@@ -969,5 +967,5 @@ def test_layers_may_lie_on_several_devices():
     encoder, decoder = model.model.encoder, model.model.decoder
     for module in (*encoder.layers[1:], encoder.norm, *decoder.layers, decoder.norm, model.lm_head):
         module.to("meta")
-        add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["past_key_values"]))
+        add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["cache"]))
     assert model(**make_batch()).logits.device.type == "meta"

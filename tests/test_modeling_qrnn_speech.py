@@ -133,9 +133,9 @@ def test_chunks_make_no_difference(model, lengths, tmp_path):
     cuts = [length * model.config.subsampling_ratio for length in lengths]
     frames, outputs, cache = draw(2, sum(cuts)), [], DynamicCache(config=model.config)
     for chunk in frames.split(cuts, dim=1):
-        output = model(chunk, past_key_values=cache)
+        output = model(chunk, cache=cache)
         outputs.append(output.last_hidden_state)
-        save_recurrent_state(output.past_key_values, tmp_path / "state.safetensors")
+        save_recurrent_state(output.cache, tmp_path / "state.safetensors")
         cache = load_recurrent_state(tmp_path / "state.safetensors", model.config)
     close(torch.cat(outputs, dim=1), hidden_states(model, frames))
 
@@ -150,8 +150,8 @@ def test_ragged_chunks_make_no_difference(model):
         for row, length in enumerate(lengths):
             mask[row, torch.randperm(2 * ratio)[: length * ratio]] = True
             whole[row].append(chunk[row, mask[row]])
-        output = model(chunk, attention_mask=mask, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(chunk, attention_mask=mask, cache=cache, use_cache=True)
+        cache = output.cache
         for row, length in enumerate(lengths):
             heard[row].append(output.last_hidden_state[row, :length])
     for frames, states in zip(whole, heard, strict=True):
@@ -220,9 +220,7 @@ def test_compiled_whole(redraw):
     close(compiled(frames, attention_mask=MASK).logits, model(frames, attention_mask=MASK).logits)
     caches = [DynamicCache(config=model.config) for _ in range(2)]
     for chunk in frames.split(6, dim=1):
-        one, other = (
-            f(chunk, past_key_values=cache).logits for f, cache in zip((compiled, model), caches, strict=True)
-        )
+        one, other = (f(chunk, cache=cache).logits for f, cache in zip((compiled, model), caches, strict=True))
         close(one, other)
 
 
@@ -340,7 +338,7 @@ def test_read_out_of_both_directions(redraw):
 def test_classification_of_a_stream(redraw):
     model, frames = make(redraw, QRNNForAudioClassification, stride=2), draw()
     first = model(frames[:, :10], use_cache=True)
-    second = model(frames[:, 10:], past_key_values=first.past_key_values)
+    second = model(frames[:, 10:], cache=first.cache)
     close(second.logits, model(frames).logits)
 
 
@@ -428,12 +426,12 @@ def test_wrong_inputs(redraw, inputs, parts):
 
 
 def test_cache_of_another_model(redraw):
-    cache = make(redraw, hidden_size=8)(draw(), use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="`past_key_values` does not fit"):
-        make(redraw)(draw(), past_key_values=cache)
+    cache = make(redraw, hidden_size=8)(draw(), use_cache=True).cache
+    with pytest.raises(ValueError, match="`cache` does not fit"):
+        make(redraw)(draw(), cache=cache)
 
 
-@pytest.mark.parametrize("option", ["use_cache", "past_key_values"])
+@pytest.mark.parametrize("option", ["use_cache", "cache"])
 def test_bidirectional_models_carry_no_state(redraw, option):
     model = make(redraw, bidirectional=True)
     value = True if option == "use_cache" else DynamicCache(config=model.config)

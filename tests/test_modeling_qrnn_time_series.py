@@ -18,7 +18,14 @@ import itertools
 import pytest
 import torch
 from torch.distributions import NegativeBinomial, Normal, StudentT
-from transformers import AutoConfig, AutoModel, AutoModelForTimeSeriesPrediction, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTimeSeriesPrediction,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+)
 
 from modeling_qrnn import (
     QRNNForTimeSeriesPrediction,
@@ -165,8 +172,8 @@ def test_whole_patch_by_patch_and_over_a_file(patch_length, mode, make_model, tm
     cache, outputs, begin = None, [], 0
     for size in (4 * 2 + 3, 4, 8):  # the first patch of the series may be short
         chunk = {name: value[:, begin : begin + size] for name, value in past.items()}
-        output = model(**chunk, past_key_values=cache, loc=whole.loc, scale=whole.scale)
-        save_recurrent_state(output.past_key_values, tmp_path / "state.safetensors")
+        output = model(**chunk, cache=cache, loc=whole.loc, scale=whole.scale)
+        save_recurrent_state(output.cache, tmp_path / "state.safetensors")
         cache = load_recurrent_state(tmp_path / "state.safetensors", model.config)
         outputs.append(output.last_hidden_state)
         begin += size
@@ -712,10 +719,12 @@ def test_mistakes_of_generation(options, arguments, message, make_model):
 
 def test_mistakes_of_chunks(make_model):
     model = make_model(QRNNTimeSeriesModel, patch_length=4)
-    cache = model(PAST).past_key_values
+    cache = model(PAST).cache
     with pytest.raises(ValueError, match=r"whole patches of patch_length=4 .* got 6 values"):
-        model(PAST, past_key_values=cache)
-    with pytest.raises(ValueError, match="`past_key_values` does not fit"):
-        model(PAST[:1, :4], past_key_values=cache)
+        model(PAST, cache=cache)
+    with pytest.raises(ValueError, match="`cache` does not fit"):
+        model(PAST[:1, :4], cache=cache)
+    with pytest.raises(ValueError, match="`cache` must have 2 layers"):
+        model(PAST, cache=DynamicCache())
     with pytest.raises(ValueError, match="`loc` and `scale` must be given together"):
         model(PAST, loc=PAST[:, 0])

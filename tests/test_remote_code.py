@@ -448,8 +448,8 @@ def check_side_by_side(from_package, from_folder, folder: Path) -> None:
     tokens = make_batch()["input_ids"]
     whole = from_package(tokens).logits
     for first, second in (models, models[::-1]):
-        cache = first(tokens[:, :3]).past_key_values
-        torch.testing.assert_close(second(tokens[:, 3:], past_key_values=cache).logits, whole[:, 3:])
+        cache = first(tokens[:, :3]).cache
+        torch.testing.assert_close(second(tokens[:, 3:], cache=cache).logits, whole[:, 3:])
     gradients = [gradients_of(model) for model in models * 2]
     for other in gradients[1:]:
         assert all(torch.equal(one, two) for one, two in zip(gradients[0], other, strict=True))
@@ -491,8 +491,8 @@ def check_chunks(model, change_cache) -> None:
     tokens = make_batch()["input_ids"]
     cache, outputs = DynamicCache(config=model.config), []
     for chunk in tokens.split([1, 4, 2], dim=1):
-        output = model(chunk, past_key_values=change_cache(cache))
-        cache = output.past_key_values
+        output = model(chunk, cache=change_cache(cache))
+        cache = output.cache
         outputs.append(output.logits)
     torch.testing.assert_close(torch.cat(outputs, dim=1), model(tokens).logits, atol=1e-5, rtol=1e-5)
 

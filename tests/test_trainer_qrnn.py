@@ -156,8 +156,8 @@ def train_by_hand(model, text, args):
             inputs, targets = (
                 torch.stack([row[name] for row in rows[start : start + 3]]) for name in ("input_ids", "shift_labels")
             )
-            outputs = model(inputs, past_key_values=state, use_cache=True)
-            state = outputs.past_key_values
+            outputs = model(inputs, cache=state, use_cache=True)
+            state = outputs.cache
             loss = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), targets.flatten())
             model.zero_grad()
             loss.backward()

@@ -59,7 +59,7 @@ def test_lstm_is_of_equal_size_and_carries_its_state(options, redraw):
     redraw(model, std=0.2)
     ids = torch.randint(30, (2, 9))
     first = model(ids[:, :4], use_cache=True)
-    second = model(ids[:, 4:], past_key_values=first.past_key_values)
+    second = model(ids[:, 4:], cache=first.cache)
     whole = model(ids).logits
     torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole, rtol=1e-5, atol=1e-5)
     assert (model(ids[:, 4:]).logits - whole[:, 4:]).abs().max() > 1e-2
@@ -102,7 +102,7 @@ def test_models_of_speech_are_of_equal_size_and_do_not_see_pads(model_class, bid
         return
     whole = model.model(frames).last_hidden_state
     first = model.model(frames[:, :4], use_cache=True)
-    second = model.model(frames[:, 4:], past_key_values=first.past_key_values).last_hidden_state
+    second = model.model(frames[:, 4:], cache=first.cache).last_hidden_state
     torch.testing.assert_close(torch.cat([first.last_hidden_state, second], dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
@@ -132,9 +132,7 @@ def test_translator_is_of_equal_size_and_carries_its_state(options, redraw):
     for row, length in enumerate(LENGTHS):
         part = slice(row, row + 1)
         first = model(source[part, :length], decoder_input_ids=target[part, :2])
-        second = model(
-            source[part, :length], decoder_input_ids=target[part, 2:], past_key_values=first.past_key_values
-        )
+        second = model(source[part, :length], decoder_input_ids=target[part, 2:], cache=first.cache)
         chunks = torch.cat([first.logits, second.logits], dim=1)
         torch.testing.assert_close(batch.logits[part], chunks, rtol=1e-5, atol=1e-5)
         fresh = model(source[part, :length], decoder_input_ids=target[part, 2:]).logits

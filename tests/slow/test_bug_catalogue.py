@@ -419,8 +419,8 @@ MUTATIONS = [
         15,
         "each step works out the source anew, from a cache that grows",
         SEQ2SEQ,
-        "past_key_values.is_updated[self.layer_idx] = True",
-        "past_key_values.is_updated[self.layer_idx] = None",
+        "cache.is_updated[self.layer_idx] = True",
+        "cache.is_updated[self.layer_idx] = None",
         "test_modeling_qrnn_seq2seq.py::test_the_source_is_read_once",
     ),
     Mutation(
