@@ -287,7 +287,7 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
     """Write the state in a cache to a safetensors file, to go on in another process or on another day.
 
     Args:
-        cache: the one that a QRNN returned which has seen at least one token.
+        cache: what a QRNN returned after at least one token.
         path: the file to write, with `layers.{i}.conv_state`, `layers.{i}.recurrent_state` and `layers.{i}.length`.
 
     Raises:

@@ -370,8 +370,8 @@ class QRNNPreTrainedModel(PreTrainedModel):
         kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
         if kinds != self.layer_types:
             raise ValueError(
-                f"`cache` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, "
-                f"as `DynamicCache(config=model.config)` makes them, got {kinds}"
+                f"`cache` must have {len(self.layers)} layers of the kind {QRNNCacheLayer._layer_type!r}, as "
+                f"`DynamicCache(config=model.config)` makes them, got {kinds}"
             )
         for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
             if not layer.has_previous_state[0]:
@@ -631,8 +631,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         """Predict the next token at each position.
 
         Args:
-            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, seq_idx: as in
-                `QRNNModel`.
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, seq_idx: as in `QRNNModel`.
             labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted, nor is
                 a token that follows a pad.
             logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
@@ -953,8 +952,8 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
 
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds, seq_idx: as in `QRNNModel`.
-            cache: the state to go on from. It is not part of the output, but advanced in place: to label a
-                stream chunk by chunk, pass the same `DynamicCache(config=model.config)` again and again.
+            cache: the state to go on from. It is not part of the output, but advanced in place: to label a stream
+                chunk by chunk, pass the same `DynamicCache(config=model.config)` again and again.
             labels: `(batch, seq_len)` int64; -100 is not counted.
             use_cache: as in `QRNNModel`, but off: a new cache could not be returned.
             kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import LogitsProcessor
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     ModelOutput,
@@ -406,9 +407,9 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             kwargs: among them `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:
-            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `cache`, an
-            `EncoderDecoderCache`; and if asked for `hidden_states` and, of each layer that has one, the weights of the
-            attention, `cross_attentions`, each `(batch, heads, target_len, source_len)`.
+            `last_hidden_state` `(batch, target_len, hidden_size)`, zero at pads; `cache`, an `EncoderDecoderCache`;
+            and if asked for `hidden_states` and, of each layer that has one, the weights of the attention,
+            `cross_attentions`, each `(batch, heads, target_len, source_len)`.
 
         Raises:
             ValueError: for a shape that does not fit, or a cache of another model or batch size.
@@ -442,9 +443,8 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
         if not isinstance(cache, EncoderDecoderCache):
             raise ValueError(
-                "`cache` must be an `EncoderDecoderCache`, as "
-                "`EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache())` makes it, "
-                f"got {type(cache).__name__}"
+                "`cache` must be an `EncoderDecoderCache`, as `EncoderDecoderCache(DynamicCache(config=model.config), "
+                f"DynamicCache())` makes it, got {type(cache).__name__}"
             )
         self._check_cache(cache.self_attention_cache, use_cache, batch_size)
         if not any(cache.is_updated.values()):
@@ -627,13 +627,19 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             raise ValueError(f"`{name}` must be set in the config to make the decoder's inputs from labels")
         return shift_tokens_right(labels, start, pad)
 
-    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
         if generation_config.prefill_chunk_size is not None:
             raise ValueError(
                 "`prefill_chunk_size` must be None in an encoder-decoder, got "
                 f"{generation_config.prefill_chunk_size}: the mask of the source would be cut with the target"
             )
-        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
+        is_assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
+        if is_assisted and generation_config.cache_implementation == "static":
+            raise ValueError(
+                "`cache_implementation` must not be 'static' for assisted decoding or prompt lookup in an "
+                "encoder-decoder: an `EncoderDecoderCache` of static caches takes no tokens back. Leave it out"
+            )
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple

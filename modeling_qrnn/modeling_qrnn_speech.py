@@ -191,8 +191,8 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
             input_features: `(batch, num_frames, num_mel_bins)`, as `QRNNFeatureExtractor` makes them.
             attention_mask: `(batch, num_frames)`, non-zero at real frames, pads anywhere. Pads are skipped as if they
                 were not there.
-            cache: the state to go on from, which is advanced in place: at first
-                `DynamicCache(config=model.config)`, or what the last chunk returned.
+            cache: the state to go on from, which is advanced in place: at first `DynamicCache(config=model.config)`,
+                or what the last chunk returned.
             use_cache: whether to return a cache; `config.use_cache` by default, which is `False`.
             kwargs: among them `output_hidden_states` and `return_dict`.
 

@@ -974,13 +974,10 @@ def continuation(place: str, name: str, model: PreTrainedModel, depth: int, args
     # generate() cannot tell how much a cache of Mamba has seen, and would read all of it again.
     prompt = tokens[:, -1:] if all(cache.is_linear) else tokens
 
-    def copy_cache() -> dict[str, Any]:
-        return {"cache": copy.deepcopy(cache)}
-
     def run(options: dict[str, Any]) -> torch.Tensor:
         return generate(model, args.new_tokens, prompt, **options)
 
-    return Contender(place, run, copy_cache, name == "QRNN")  # a run makes its cache longer
+    return Contender(place, run, partial(copy.deepcopy, {"cache": cache}), name == "QRNN")  # it grows in a run
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -213,10 +213,7 @@ class TestRows:
         if recording:
             cache.crop(-2)
             expected = seen(model, tokens[rows, :6], MASK[rows, :6])
-        close(
-            model(more, cache=cache).last_hidden_state,
-            model(more, cache=expected).last_hidden_state,
-        )
+        close(model(more, cache=cache).last_hidden_state, model(more, cache=expected).last_hidden_state)
 
     def test_an_empty_cache_has_no_rows_to_change(self, cache):
         for layer in cache.layers:
@@ -610,5 +607,5 @@ def test_the_former_name_of_the_cache_is_taken_still(name):
         cache = EncoderDecoderCache(cache, DynamicCache())
     names = inspect.signature(model.forward).parameters
     with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):
-        model(**{name: make() for name, make in INPUTS.items() if name in names}, past_key_values=cache)
+        model(**{key: make() for key, make in INPUTS.items() if key in names}, past_key_values=cache)
     assert cache.get_seq_length() > 0

@@ -260,13 +260,15 @@ def test_assisted_by_itself_takes_nothing_back_wrongly(any_model):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 4])
-def test_prompt_lookup(any_model, taken_back, num_tokens):
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_prompt_lookup(any_model, taken_back, cache, num_tokens):
     # The prompt repeats itself, so that there is something to look up, and wrong guesses to take back.
     ids = torch.randint(1, VOCAB_SIZE, (1, 5)).repeat(1, 3)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     options = {"max_new_tokens": 30}
     expected = generate(any_model, prompt, use_cache=False, **options)
-    actual = generate(any_model, prompt, prompt_lookup_num_tokens=num_tokens, max_matching_ngram_size=2, **options)
+    options |= {"prompt_lookup_num_tokens": num_tokens, "max_matching_ngram_size": 2, "cache_implementation": cache}
+    actual = generate(any_model, prompt, **options)
     assert torch.equal(actual.sequences, expected.sequences)
     assert max(taken_back) > 0
 

@@ -454,19 +454,10 @@ BAD_INPUTS = {
         {"encoder_outputs": (torch.zeros(4, 7, 8), torch.zeros(4, 3, 8))},
         "`encoder_outputs` must hold `last_states` .* (4, 2, 8), got (4, 3, 8)",
     ),
-    "cache-of-one": (
-        {"cache": DynamicCache()},
-        "`cache` must be an `EncoderDecoderCache`, .* got DynamicCache",
-    ),
-    "cache-of-deeper": (
-        {"cache": cache_of(decoder_layers=3)},
-        "`cache` must have 2 layers of the kind 'qrnn_v1'",
-    ),
+    "cache-of-one": ({"cache": DynamicCache()}, "`cache` must be an `EncoderDecoderCache`, .* got DynamicCache"),
+    "cache-of-deeper": ({"cache": cache_of(decoder_layers=3)}, "`cache` must have 2 layers of the kind 'qrnn_v1'"),
     "cache-of-wider": ({"cache": cache_of(hidden_size=10)}, "`cache` does not fit: layer 0"),
-    "cache-of-other-batch": (
-        {"cache": cache_of(2)},
-        "`cache` does not fit: layer 0 .* batch of 2",
-    ),
+    "cache-of-other-batch": ({"cache": cache_of(2)}, "`cache` does not fit: layer 0 .* batch of 2"),
 }
 
 
@@ -706,6 +697,13 @@ def test_quantized_cache_is_refused():
 def test_prefill_in_chunks_is_refused():
     with pytest.raises(ValueError, match="`prefill_chunk_size` must be None in an encoder-decoder"):
         QRNNForConditionalGeneration(make_config()).generate(tokens(1, 3), prefill_chunk_size=2)
+
+
+def test_a_static_cache_that_cannot_be_taken_back_is_refused():
+    model = QRNNForConditionalGeneration(make_config())
+    for helper in ({"prompt_lookup_num_tokens": 2}, {"assistant_model": model}):
+        with pytest.raises(ValueError, match="`cache_implementation` must not be 'static' for assisted decoding"):
+            model.generate(tokens(1, 3), cache_implementation="static", **helper)
 
 
 def test_compiled_decoding_is_one_graph(redraw):

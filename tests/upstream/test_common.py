@@ -112,6 +112,10 @@ class QRNNBidirectionalModelTest(CommonTests, unittest.TestCase):
     all_model_classes = (QRNNModel, QRNNForMaskedLM, QRNNForSequenceClassification, QRNNForTokenClassification)
     model_tester = QRNNModelTester(QRNNForMaskedLM, bidirectional=True, connection="dense", initializer_range=WIDE)
 
+    @unittest.skip("a model of both directions carries no state")
+    def test_bc_cache_name_forward(self):
+        pass
+
 
 class QRNNSeq2SeqModelTester(QRNNModelTester):
     """Likewise of the encoder-decoder."""
@@ -199,12 +203,14 @@ class QRNNSpeechModelTester:
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[QRNNSpeechConfig, dict[str, torch.Tensor]]:
-        shape = (self.batch_size, self.num_frames)
+        config = self.get_config()
+        # Whole steps of real frames: with a cache, the next chunk could not go on from less.
+        mask = random_attention_mask((self.batch_size, self.seq_length)).repeat_interleave(config.subsampling_ratio, 1)
         inputs = {
-            "input_features": floats_tensor([*shape, self.num_mel_bins]),
-            "attention_mask": random_attention_mask(shape),
+            "input_features": floats_tensor([self.batch_size, self.num_frames, self.num_mel_bins]),
+            "attention_mask": mask[:, : self.num_frames],
         }
-        return self.get_config(), inputs
+        return config, inputs
 
 
 class QRNNSpeechModelTest(ModelTesterMixin, unittest.TestCase):
@@ -236,6 +242,10 @@ class QRNNBidirectionalSpeechModelTest(QRNNSpeechModelTest):
         temporal_pooling="max",
         classifier_pooling="max",
     )
+
+    @unittest.skip("a model of both directions carries no state")
+    def test_bc_cache_name_forward(self):
+        pass
 
 
 class QRNNFeatureExtractorTester:
