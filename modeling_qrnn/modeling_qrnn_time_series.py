@@ -299,7 +299,8 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
         if loc is None:
             loc, scale = self.scaler(values, is_observed)
         scale = cast(torch.Tensor, scale)
-        self._check_cache(cache, use_cache, self.embedding.num_rows(values))
+        rows = self.embedding.num_rows(values)
+        self._check_cache(cache, use_cache, rows)
         is_continued = cache is not None and cache.layers[0].has_previous_state[0]
         if is_continued and values.shape[1] % self.config.patch_length:
             raise ValueError(
@@ -308,10 +309,10 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
             )
         scaled = ((values - loc[:, None]) / scale[:, None]).masked_fill(~is_observed, 0)
         hidden_states, is_real = self.embedding(scaled, is_observed, past_time_features, is_continued)
-        rows, steps, _ = hidden_states.shape
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        hidden_states = self._run_layers(self.dropout(hidden_states), cache, chunk_mask(is_real, rows, steps))
+        is_real = chunk_mask(is_real, rows, hidden_states.shape[1])
+        hidden_states = self._run_layers(self.dropout(hidden_states), cache, is_real)
         return QRNNTimeSeriesModelOutput(last_hidden_state=hidden_states, cache=cache, loc=loc, scale=scale)
 
     def check_past(
