@@ -14,6 +14,7 @@
 """QRNN model configuration."""
 
 import copy
+import math
 from typing import Literal, cast
 
 from huggingface_hub.dataclasses import strict
@@ -362,8 +363,9 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
 class QRNNSeq2SeqConfig(QRNNTextConfig):
     r"""The configuration of a QRNN encoder-decoder. The defaults are the paper's for translation, of 320 channels.
 
-    The fields that are not listed here are those of `QRNNConfig`, and hold for the encoder and for the decoder; a
-    field that has a twin with the prefix `encoder_` is the decoder's.
+    Further fields are those of `QRNNConfig` that say what the tokens, the embeddings and the stack are (`vocab_size`,
+    `embedding_size`, `pooling`, `connection`, `norm`, the dropouts and so on); they hold for the encoder and for the
+    decoder, but a field that has a twin with the prefix `encoder_` is the decoder's.
 
     Args:
         vocab_size (`int`, defaults to 10000):
@@ -565,7 +567,10 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
 
 @strict
 class QRNNTimeSeriesConfig(QRNNStackConfig):
-    r"""The configuration of a QRNN that forecasts. The fields that are not listed here are those of `QRNNConfig`.
+    r"""The configuration of a QRNN that forecasts.
+
+    Further fields are those of `QRNNConfig` that say what the stack is (`num_hidden_layers`, `kernel_size`, `pooling`,
+    `connection`, `norm`, the dropouts and so on).
 
     Args:
         hidden_size (`int`, defaults to 128):
@@ -692,6 +697,8 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
                     f"`{name}` must be None or one number for each of the {self.num_input_channels} input channels, "
                     f"got {len(values)}"
                 )
+            if values is not None and not all(map(math.isfinite, values)):
+                raise ValueError(f"`{name}` must be finite, got {values}")
         if self.value_scale is not None and min(self.value_scale) <= 0:
             raise ValueError(f"`value_scale` must be above zero, got {self.value_scale}")
 

@@ -140,6 +140,8 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
                 f"{sampling_rate})"
             )
         samples = np.asarray(audio)
+        if samples.ndim == 0:
+            raise ValueError(f"`audio` must be an array, a tensor or a list of samples, got {type(audio).__name__}")
         if samples.ndim != 1:
             raise ValueError(
                 f"`audio` must be mono, of the shape (samples,), got {samples.shape}: mix the channels first, for "

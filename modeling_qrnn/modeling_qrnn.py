@@ -13,7 +13,7 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -530,13 +530,21 @@ def make_lm_head(config: QRNNTextConfig) -> tuple[nn.Module, nn.Linear]:
     return make_projection(config.output_size, width), nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
 
 
-def check_token_labels(labels: torch.Tensor, hidden_states: torch.Tensor) -> None:
-    """Refuse labels that are not one for each token."""
-    if labels.shape != hidden_states.shape[:2]:
-        raise ValueError(
-            f"`labels` must have the shape (batch, seq_len) = {tuple(hidden_states.shape[:2])}, "
-            f"got {tuple(labels.shape)}"
-        )
+def check_token_labels(
+    labels: torch.Tensor, shape: Sequence[int], num_labels: int, ignore_index: int = -100, **kwargs
+) -> None:
+    """Refuse labels that are not one for each token, or that no logit stands for."""
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(f"`labels` must have the shape (batch, seq_len) = {tuple(shape)}, got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"`labels` must be int64, got {labels.dtype}")
+    # On an accelerator this would wait for the device at each step; its kernel of the loss refuses the labels itself.
+    if labels.device.type == "cpu" and not is_tracing(labels):
+        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_labels))]
+        if len(wrong):
+            raise ValueError(
+                f"`labels` must lie between 0 and {num_labels - 1}, or be {ignore_index}, got {int(wrong[0])}"
+            )
 
 
 class QRNNGenerationMixin(GenerationMixin):
@@ -659,7 +667,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
 
         loss = None
         if labels is not None:
-            check_token_labels(labels, outputs.last_hidden_state)
+            check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
             targets = self._drop_labels_after_pads(labels, attention_mask)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
@@ -777,7 +785,7 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_token_labels(labels, outputs.last_hidden_state)
+            check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
@@ -978,7 +986,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_token_labels(labels, outputs.last_hidden_state)
+            check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.num_labels, **kwargs)
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

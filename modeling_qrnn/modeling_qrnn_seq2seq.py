@@ -676,6 +676,10 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             ValueError: as `QRNNSeq2SeqModel`, and if labels are not one for each token of the target.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            sources = input_ids, inputs_embeds, None if encoder_outputs is None else encoder_outputs[0]
+            source = next((given for given in sources if given is not None), labels)
+            shape = source.shape[0], labels.shape[-1]
+            check_token_labels(labels, shape, self.config.vocab_size, **kwargs)
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             if decoder_attention_mask is None:
                 decoder_attention_mask = labels_begun(labels)
@@ -696,7 +700,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
 
         loss = None
         if labels is not None:
-            check_token_labels(labels, outputs.last_hidden_state)
+            check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
             options = {"vocab_size": self.config.vocab_size, "shift_labels": labels} | kwargs
             loss = self.loss_function(logits=logits, labels=labels, **options)
         return Seq2SeqLMOutput(
@@ -741,7 +745,8 @@ class TargetLengthLogitsProcessor(LogitsProcessor):
     ):
         if alpha < 0:
             raise ValueError(f"`alpha` must be at least 0, got {alpha}")
-        self.target_lengths = source_lengths.double() + margin
+        # On the CPU, for not every device has float64, which a quotient of gamma functions needs.
+        self.target_lengths = source_lengths.cpu().double() + margin
         self.eos_token_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
         self.alpha = alpha
         self.num_tokens = 0  # generated before this step

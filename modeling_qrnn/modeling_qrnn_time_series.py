@@ -78,7 +78,8 @@ def split_missing(values: torch.Tensor, observed_mask: torch.Tensor | None) -> t
         observed_mask: zero where missing, `(batch, length)` or as the values.
 
     Returns:
-        Two tensors `(batch, length, channels)`: values, in a dtype that holds sums, and bool.
+        Two tensors `(batch, length, channels)`: values, in a dtype that holds sums (float64 for integers of 32 and
+        64 bits), and bool.
 
     Example:
         >>> values, is_observed = split_missing(torch.tensor([[1.0, float("nan"), 3.0]]), torch.tensor([[1, 1, 0]]))
@@ -86,7 +87,8 @@ def split_missing(values: torch.Tensor, observed_mask: torch.Tensor | None) -> t
         ([1.0, 0.0, 0.0], [True, False, False])
     """
     if not values.is_floating_point():
-        values = values.to(torch.get_default_dtype())
+        # float32 holds no integer above 2^24 exactly.
+        values = values.to(torch.float64 if values.element_size() > 2 else torch.get_default_dtype())
     values = values.to(state_dtype(values.dtype))
     values = values[..., None] if values.dim() == 2 else values
     is_observed = ~values.isnan()
@@ -163,7 +165,11 @@ class QRNNPatchEmbedding(nn.Module):
         return values.shape[0] * (1 if self.is_mixed else values.shape[2])
 
     def forward(
-        self, values: torch.Tensor, is_observed: torch.Tensor, features: torch.Tensor | None, is_continued: bool
+        self,
+        values: torch.Tensor,
+        is_observed: torch.Tensor,
+        features: torch.Tensor | None,
+        has_begun_before: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed the patches of each row: of each variable of an independent model, of each series of a mixed one.
 
@@ -171,7 +177,8 @@ class QRNNPatchEmbedding(nn.Module):
             values: `(batch, length, channels)`, scaled, zero where missing.
             is_observed: the same shape, bool.
             features: `(batch, length, num_time_features)`, or `None`.
-            is_continued: whether these values follow others, so that nothing before the first of them is a pad.
+            has_begun_before: `(rows,)` bool, which rows go on from values before these, so that nothing in them is a
+                pad; `None` for none.
 
         Returns:
             `(rows, steps, hidden_size)`, and which steps do not lie before the beginning, `(rows, steps)` bool.
@@ -183,8 +190,9 @@ class QRNNPatchEmbedding(nn.Module):
             values, is_observed = (
                 part.transpose(1, 2).reshape(-1, part.shape[1], 1) for part in (values, is_observed)
             )
-        has_begun = is_observed.any(dim=2)
-        has_begun = torch.ones_like(has_begun) if is_continued else has_begun.cumsum(dim=1) > 0
+        has_begun = is_observed.any(dim=2).cumsum(dim=1) > 0
+        if has_begun_before is not None:
+            has_begun = has_begun | has_begun_before[:, None]
         parts = [values, (~is_observed).to(values.dtype)]
         if features is not None:
             features = F.pad(features.to(values.dtype), (0, 0, fill, 0))
@@ -273,7 +281,8 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
 
         Args:
             past_values: `(batch, length, channels)`, or `(batch, length)` of one variable; NaN where missing. What
-                comes before the first observed value is a pad. A chunk that goes on from a cache has whole patches.
+                comes before the first observed value of a series is a pad, also where that value is in a later chunk.
+                A chunk that goes on from a cache has whole patches.
             past_observed_mask: zero where a value is missing, `(batch, length)` or as the values.
             past_time_features: `(batch, length, num_time_features)`, the covariates, all of them known.
             cache: the cache that the last chunk returned; it is advanced in place.
@@ -290,7 +299,8 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
 
         Raises:
             ValueError: if a shape does not fit the others or the config, the series is empty, covariates are missing
-                or not expected, not finite (on a CPU), or a cache of another model or batch size is given.
+                or not expected, values are infinite or covariates not finite (on a CPU), or a cache of another model
+                or batch size is given.
         """
         self.check_past(past_values, past_observed_mask, past_time_features)
         values, is_observed = split_missing(past_values, past_observed_mask)
@@ -308,7 +318,8 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
                 f"from a cache, got {values.shape[1]} values"
             )
         scaled = ((values - loc[:, None]) / scale[:, None]).masked_fill(~is_observed, 0)
-        hidden_states, is_real = self.embedding(scaled, is_observed, past_time_features, is_continued)
+        has_begun_before = rows_begun(cast(Cache, cache)) if is_continued else None
+        hidden_states, is_real = self.embedding(scaled, is_observed, past_time_features, has_begun_before)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         is_real = chunk_mask(is_real, rows, hidden_states.shape[1])
@@ -333,7 +344,21 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
                 f"`past_observed_mask` must have the shape of `past_values`, {tuple(values.shape)}, or that without "
                 f"the channels, got {tuple(observed_mask.shape)}"
             )
+        check_not_infinite("past_values", values)
         check_time_features("past_time_features", features, (*values.shape[:2], self.config.num_time_features))
+
+
+def rows_begun(cache: Cache) -> torch.Tensor:
+    """`(rows,)` bool, which rows have read anything: after pads alone a state is still the zeros it began with."""
+    recurrent_state, conv_state = cache.layers[0].carried_state()
+    return (recurrent_state != 0).any(dim=1) | (conv_state != 0).flatten(1).any(dim=1)
+
+
+def check_not_infinite(name: str, values: torch.Tensor) -> None:
+    """Refuse infinity, which would spread over the forecast."""
+    # On an accelerator this would wait for the device.
+    if values.device.type == "cpu" and not is_tracing(values) and bool(values.isinf().any()):
+        raise ValueError(f"`{name}` must be finite, or NaN where missing, got infinity")
 
 
 def check_time_features(name: str, features: torch.Tensor | None, shape: tuple[int, ...]) -> None:
@@ -752,6 +777,8 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
                 f"`future_values` must have the shape (batch, prediction_length, channels as `past_values`) = "
                 f"{expected}, got {tuple(values.shape)}"
             )
+        if values is not None:
+            check_not_infinite("future_values", values)
         if observed_mask is not None and (
             values is None or tuple(observed_mask.shape) not in (expected[:2], expected)
         ):

@@ -21,8 +21,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from pandas.tseries.frequencies import to_offset
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.pipelines import Pipeline
 
@@ -110,7 +112,8 @@ class Seq2SeqPipeline(Pipeline):
 
     def _forward(self, model_inputs, **generate_kwargs):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        output_ids = self.model.generate(**model_inputs, **generate_kwargs)
+        output = self.model.generate(**model_inputs, **generate_kwargs)
+        output_ids = getattr(output, "sequences", output)  # of `return_dict_in_generate`
         batch_size = model_inputs["input_ids"].shape[0]
         return {"output_ids": output_ids.unflatten(0, (batch_size, -1))}  # (batch, sequences for each text, length)
 
@@ -231,12 +234,13 @@ class TimeSeriesForecastingPipeline(Pipeline):
             kwargs:
                 `timestamp_column`: the column of the stamps, if they are not the index.
                 `target`: the column to forecast, or a list of them; by default all but the stamps and covariates.
-                `covariates`: the columns of the model's covariates, in its order; none may be missing.
+                `covariates`: the column of the model's covariate, or a list of them in its order; none may be missing.
                 `future`: a frame with the stamps and covariates of at least the values to forecast.
                 `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`); found in them by default.
                 `prediction_length`: how many values to forecast; the model's own by default.
-                `level`: the probability of the interval, 0.8 by default.
-                `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default.
+                `level`: the probability of the interval, 0.8 by default; not for a model of points.
+                `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default; not
+                for a model of points.
                 `seed`: of the samples, 0 by default, so that the same frame has the same forecast; `None` for torch's
                 generator.
 
@@ -248,9 +252,12 @@ class TimeSeriesForecastingPipeline(Pipeline):
         Raises:
             ValueError: for a frame without rows; stamps that cannot be read, are missing, doubled or not evenly
                 spaced; a target that is no number, is infinite, or has no value at all in what the model sees;
-                unknown covariates; a number of targets or values that the model cannot forecast; or an interval
-                beyond the model's quantiles.
+                unknown covariates, or those of a future that the model does not look at; a number of targets or
+                values that the model cannot forecast; or an interval of a model of points, or beyond the model's
+                quantiles.
         """
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -267,16 +274,29 @@ class TimeSeriesForecastingPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         read = {"timestamp_column": timestamp_column, "target": target, "covariates": covariates, "future": future}
         read |= {"frequency": frequency, "prediction_length": prediction_length}
+        if self._is_point and (level is not None or num_samples is not None):
+            raise ValueError(
+                f"`level` and `num_samples` must be None for a model that learned by loss={self.model.config.loss!r}, "
+                f"which tells one number and no interval, got {level} and {num_samples}"
+            )
+        if level is not None and not 0 < level < 1:
+            raise ValueError(f"`level` must be a probability in (0, 1), got {level}")
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"`num_samples` must be at least 1, got {num_samples}")
         draw = {"num_parallel_samples": num_samples}
         seeded = {} if seed is UNCHANGED else {"seed": seed}
         return given(read), given(draw) | seeded, given({"level": level})
+
+    @property
+    def _is_point(self) -> bool:
+        return self.model.config.loss not in ("nll", "quantile")
 
     def preprocess(
         self,
         inputs: pd.DataFrame,
         timestamp_column: str | None = None,
         target: str | Sequence[str] | None = None,
-        covariates: Sequence[str] = (),
+        covariates: str | Sequence[str] = (),
         future: pd.DataFrame | None = None,
         frequency: str | None = None,
         prediction_length: int | None = None,
@@ -284,12 +304,14 @@ class TimeSeriesForecastingPipeline(Pipeline):
         for frame in (inputs, inputs if future is None else future):
             if not isinstance(frame, pd.DataFrame):
                 raise ValueError(f"The pipeline takes pandas frames, got {type(frame).__name__}")
-        config, covariates = self.model.config, list(covariates)
+        config, covariates = self.model.config, as_names(covariates)
         if len(covariates) != config.num_time_features:
             raise ValueError(
                 f"`covariates` must name the {config.num_time_features} columns that the model was trained with, "
                 f"got {covariates}"
             )
+        if future is not None and not covariates:
+            raise ValueError("`future` must be None for a model without covariates, got a frame")
         length = config.prediction_length if prediction_length is None else prediction_length
         targets = choose_targets(inputs, timestamp_column, target, covariates)
         if config.has_own_channels and len(targets) != config.num_input_channels:
@@ -301,18 +323,22 @@ class TimeSeriesForecastingPipeline(Pipeline):
         for name in targets:
             if series[name].isna().all():
                 raise ValueError(f"Column {name!r} has no value in the last {len(series)} rows, which the model sees")
-        model_inputs = {"past_values": as_batch(series[targets]), "prediction_length": length}
+        model_inputs = {"past_values": self._as_batch(series[targets]), "prediction_length": length}
         if covariates:
-            model_inputs["past_time_features"] = as_batch(known(series[covariates]))
+            model_inputs["past_time_features"] = self._as_batch(known(series[covariates]))
             coming = read_future(future, timestamp_column, covariates, stamps)
-            model_inputs["future_time_features"] = as_batch(known(coming))
+            model_inputs["future_time_features"] = self._as_batch(known(coming))
         return {"model_inputs": model_inputs, "stamps": stamps, "targets": targets}
+
+    def _as_batch(self, frame: pd.DataFrame) -> torch.Tensor:
+        """`(1, rows, columns)`, in float64, which Apple's GPUs do not have."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.tensor(frame.to_numpy(), dtype=dtype)[None]
 
     def _forward(self, model_inputs, **draw):
         """The sample paths, `(num_samples, prediction_length, targets)`; of a model of points there is one."""
         inputs = model_inputs.pop("model_inputs")
-        is_point = self.model.config.loss not in ("nll", "quantile")
-        draw = {"num_parallel_samples": 1000, "seed": 0, **draw} | ({"num_parallel_samples": 1} if is_point else {})
+        draw = {"num_parallel_samples": 1 if self._is_point else 1000, "seed": 0, **draw}
         return {**model_inputs, "paths": self.model.generate(**inputs, **draw).sequences[0]}
 
     def postprocess(self, model_outputs, level: float = 0.8) -> pd.DataFrame:
@@ -328,11 +354,9 @@ class TimeSeriesForecastingPipeline(Pipeline):
     def _statistics(self, paths: torch.Tensor, level: float) -> dict[str, torch.Tensor]:
         """What is told of the paths, each `(prediction_length, targets)`."""
         loss, quantiles = self.model.config.loss, self.model.config.quantiles
-        if loss not in ("nll", "quantile"):
+        if self._is_point:
             return {"median" if loss == "mae" else "mean": paths[0]}
         outer = (1 - level) / 2
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must be a probability in (0, 1), got {level}")
         if loss == "quantile" and (outer < quantiles[0] - 1e-9 or 1 - outer > quantiles[-1] + 1e-9):
             raise ValueError(
                 f"`level` must not reach beyond the model's quantiles, {quantiles[0]} to {quantiles[-1]}, got {level}"
@@ -347,9 +371,14 @@ def choose_targets(
 ) -> list[str]:
     """The columns to forecast: those that are named, or all but the stamps and covariates."""
     if target is not None:
-        return [target] if isinstance(target, str) else list(target)
+        return as_names(target)
     others = {timestamp_column, *covariates}
     return [name for name in frame.columns if name not in others]
+
+
+def as_names(names: Any) -> list:
+    """The names of columns, of which one may stand for itself. They need not be strings."""
+    return list(names) if pd.api.types.is_list_like(names) else [names]
 
 
 def read_series(
@@ -420,9 +449,13 @@ def read_stamps(frame: pd.DataFrame, timestamp_column: str | None) -> pd.Datetim
 def as_numbers(column: pd.Series) -> pd.Series:
     """A column in float64, NaN where a value is missing."""
     try:
-        numbers = pd.to_numeric(column).astype("float64")
+        numbers = pd.to_numeric(column)
     except (ValueError, TypeError) as error:
         raise ValueError(f"Column {column.name!r} must hold numbers: {error}") from error
+    # Of a date pandas makes its nanoseconds or months, and of a complex number its real part.
+    if isinstance(column.dtype, pd.PeriodDtype) or column.dtype.kind in "mM" or numbers.dtype.kind == "c":
+        raise ValueError(f"Column {column.name!r} must hold numbers, got {column.dtype}")
+    numbers = numbers.astype("float64")
     if (numbers.abs() == float("inf")).any():
         raise ValueError(
             f"Column {column.name!r} must be finite, got {numbers[numbers.abs() == float('inf')].iloc[0]}"
@@ -430,52 +463,68 @@ def as_numbers(column: pd.Series) -> pd.Series:
     return numbers
 
 
+MOST_STAMPS_PER_ROW = 100  # what has more is no series with gaps, and could fill the memory
+
+
 def even_stamps(index: pd.DatetimeIndex, frequency: str | None) -> pd.DatetimeIndex:
     """All stamps from the first to the last one, at the frequency that is given or found."""
     try:
-        step = find_frequency(index) if frequency is None else frequency
-        grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
+        step = find_frequency(index) if frequency is None else to_offset(frequency)
     except (ValueError, TypeError) as error:
         raise ValueError(f"`frequency` must be given, as pandas knows it, got {frequency!r}: {error}") from error
+    if step.n < 1:
+        raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}")
+    advice = "Give `frequency`, or round the stamps"
+    if isinstance(step, pd.offsets.Tick):
+        length = 1 + int((index[-1] - index[0]) / pd.Timedelta(step))
+        if length > MOST_STAMPS_PER_ROW * len(index):
+            raise ValueError(
+                f"The time stamps are not evenly spaced: one every {step.freqstr} from {index[0]} to {index[-1]} "
+                f"would make {length}, and there are {len(index)} rows. {advice}"
+            )
+    grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
     off_grid = index[~index.isin(grid)]
     if len(off_grid):
         raise ValueError(
-            f"The time stamps are not evenly spaced: {off_grid[0]} is not one of those every {step} from {index[0]}. "
-            "Give `frequency`, or round the stamps"
+            f"The time stamps are not evenly spaced: {off_grid[0]} is not one of those every {step.freqstr} from "
+            f"{index[0]}. {advice}"
         )
     return grid
 
 
-CALENDAR = ("YE", "YS", "QE", "QS", "ME", "MS")  # years, quarters, months, by their ends and starts
+def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
+    """The coarsest number of months at which all stamps stand, or else the smallest distance between two of them.
 
-
-def find_frequency(index: pd.DatetimeIndex) -> Any:
-    """The coarsest distance at which all stamps stand, months and business days included.
+    Months are counted from the first stamp, by their ends, their starts or its day, so years and quarters may begin
+    anywhere. Days are those of the calendar where the stamps have a time zone, and may be business days.
 
     Example:
         >>> import pandas as pd
         >>> find_frequency(pd.DatetimeIndex(["2026-01-01", "2026-02-01", "2026-05-01"]))
-        'MS'
+        <MonthBegin>
+        >>> find_frequency(pd.DatetimeIndex(["2023-06-30", "2024-06-30", "2026-06-30"]))
+        <12 * MonthEnds>
     """
     if len(index) < 3:
         raise ValueError(f"{len(index)} time stamps do not tell it")
 
-    def fits(frequency: str) -> bool:
+    def fits(frequency: pd.DateOffset) -> bool:
         return bool(index.isin(pd.date_range(index[0], index[-1], freq=frequency)).all())
 
-    steps = index.to_series().diff().iloc[1:]
-    if steps.min() >= pd.Timedelta(days=28):
-        for frequency in filter(fits, CALENDAR):
+    step, calendar_step = (stamps.to_series().diff().min() for stamps in (index, index.tz_localize(None)))
+    days, rest = divmod(calendar_step, pd.Timedelta(days=1))
+    if days >= 28:
+        months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
+        by_end, by_start = pd.offsets.MonthEnd(months), pd.offsets.MonthBegin(months)
+        by_business_day = pd.offsets.BMonthEnd(months), pd.offsets.BMonthBegin(months)
+        for frequency in filter(fits, (by_end, by_start, pd.DateOffset(months=months), *by_business_day)):
             return frequency
-    if (steps == steps.iloc[0]).all():
-        return steps.iloc[0]
-    if abs(steps.min() - pd.Timedelta(days=1)) <= pd.Timedelta(hours=1):  # where clocks change
-        n_days, n_business_days = (len(pd.date_range(index[0], index[-1], freq=name)) for name in ("D", "B"))
-        if n_days > n_business_days and fits("B"):
-            return "B"
-        if fits("D"):
-            return "D"
-    return steps.min()
+    if days == 1 and len(pd.bdate_range(index[0], index[-1])) < len(pd.date_range(index[0], index[-1])):
+        for frequency in filter(fits, (pd.offsets.BDay(),)):
+            return frequency
+    if days >= 1 and not rest and fits(pd.offsets.Day(days)):
+        return pd.offsets.Day(days)
+    return to_offset(step)
 
 
 def following_stamps(index: pd.DatetimeIndex, length: int) -> pd.DatetimeIndex:
@@ -504,11 +553,6 @@ def known(covariates: pd.DataFrame) -> pd.DataFrame:
             f"Covariate {name!r} must be known at each time stamp, but is missing at {is_missing[name].idxmax()}"
         )
     return covariates
-
-
-def as_batch(frame: pd.DataFrame) -> torch.Tensor:
-    """`(1, rows, columns)`."""
-    return torch.tensor(frame.to_numpy())[None]
 
 
 def plot_forecast(
@@ -557,7 +601,7 @@ def plot_forecast(
         for label, (part, color) in parts.items():
             if part is not None:
                 (name,) = checked_columns(part, [target])
-                series = part[name].set_axis(read_stamps(part, timestamp_column)).sort_index()
+                series = as_numbers(part[name]).set_axis(read_stamps(part, timestamp_column)).sort_index()
                 axes.plot(series.iloc[-4 * len(forecast) :], color=color, linewidth=1, label=label)
         table = forecast[target]
         centre = "median" if "median" in table else "mean"

@@ -16,6 +16,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from transformers import BatchFeature, PreTrainedModel, Wav2Vec2Processor
 
 from .streaming_qrnn import QRNNStreamingTranscriber
@@ -58,13 +59,17 @@ class QRNNProcessor(Wav2Vec2Processor):
         """Make a batch of examples, as `Trainer(data_collator=processor.collate)` asks for.
 
         Args:
-            examples: of `input_features` `(num_frames, feature_size)`, and `labels`, a list of tokens.
+            examples: of `input_features` `(num_frames, feature_size)`, or `(1, num_frames, feature_size)` as they
+                come from a call, and `labels`, a list of tokens.
 
         Returns:
             `input_features` `(batch, num_frames, feature_size)` float32, `attention_mask` `(batch, num_frames)` and
             `labels` `(batch, num_tokens)` int64, with -100 at pads.
+
+        Raises:
+            ValueError: for an example of several recordings.
         """
-        features = [{"input_features": example["input_features"]} for example in examples]
+        features = [{"input_features": single(example["input_features"])} for example in examples]
         batch = self.feature_extractor.pad(features, return_tensors="pt")
         texts = self.tokenizer.pad([{"input_ids": example["labels"]} for example in examples], return_tensors="pt")
         batch["labels"] = texts["input_ids"].masked_fill(texts["attention_mask"] == 0, -100)
@@ -80,6 +85,14 @@ class QRNNProcessor(Wav2Vec2Processor):
             ValueError: if the model is bidirectional, or reads other frames than the feature extractor makes.
         """
         return QRNNStreamingTranscriber(model, self)
+
+
+def single(input_features: Any) -> np.ndarray:
+    """`(num_frames, feature_size)` of one recording, which a call puts into a batch of its own."""
+    features = np.asarray(input_features)
+    if features.ndim == 3 and len(features) != 1:
+        raise ValueError(f"`input_features` must be those of one recording in each example, got {len(features)}")
+    return features[0] if features.ndim == 3 else features
 
 
 __all__ = ["QRNNProcessor"]

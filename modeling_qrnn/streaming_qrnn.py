@@ -129,7 +129,7 @@ class QRNNSpeechStream:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: if it is that of another model or feature extractor.
+            ValueError: if its frames have another number of features, or it is that of another model.
         """
         width = self.feature_extractor.feature_size
         if state["frames"].shape[1] != width:
@@ -207,7 +207,7 @@ class QRNNStreamingTranscriber:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: if it is that of another model or feature extractor.
+            ValueError: if its frames have another number of features, or it is that of another model.
         """
         self.stream.load_state_dict(state)
         self.last_token, self.tail = int(state["last_token"]), state["tail"].tolist()

@@ -530,6 +530,8 @@ class TestTimeSeries:
             ({"channel_mode": "mixed", "channel_embedding": True}, ["`channel_embedding`", "False", "got True"]),
             ({"value_loc": [1.0, 2.0]}, ["`value_loc`", "each of the 1 input channels", "got 2"]),
             ({"value_scale": [0.0]}, ["`value_scale`", "above zero", "[0.0]"]),
+            ({"value_scale": [float("nan")]}, ["`value_scale`", "finite", "[nan]"]),
+            ({"value_loc": [float("inf")]}, ["`value_loc`", "finite", "[inf]"]),
             ({"quantiles": [0.5, 0.1]}, ["`quantiles`", "rise within (0, 1)", "[0.5, 0.1]"]),
             ({"quantiles": [0.5, 0.5]}, ["`quantiles`", "[0.5, 0.5]"]),
             ({"quantiles": [0.0, 0.5]}, ["`quantiles`", "[0.0, 0.5]"]),

@@ -163,6 +163,7 @@ def test_fitted_is_saved(extractor, audio, tmp_path):
         (np.zeros((2, 100)), RATE, ["mono", "(2, 100)", "audio.mean(axis=0)", "list"]),
         (np.zeros((100, 2)), RATE, ["mono", "(100, 2)"]),
         ([np.zeros(100), np.zeros((2, 100))], RATE, ["mono", "(2, 100)"]),
+        ({"array": np.zeros(100), "sampling_rate": RATE}, RATE, ["must be an array, a tensor or a list", "dict"]),
         (np.zeros(0), RATE, ["at least one sample"]),
         ([np.zeros(100), []], RATE, ["at least one sample"]),
         ([], RATE, ["at least one recording"]),

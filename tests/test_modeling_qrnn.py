@@ -822,6 +822,12 @@ def test_the_vocabulary_is_that_of_the_embeddings():
             (head, {"labels": torch.ones(4, dtype=torch.long)}, r"`labels` must have .* \(1, 4\), got \(4,\)")
             for head in ("causal", "masked", "token")
         ),
+        ("causal", {"labels": torch.ones(1, 4)}, "`labels` must be int64, got torch.float32"),
+        *(
+            (head, {"labels": torch.tensor([[-100, 1, 2, wrong]])}, rf"`labels` must lie between 0 .* got {wrong}")
+            for head in ("causal", "masked", "token")
+            for wrong in (-1, 10_000)
+        ),
     ],
 )
 def test_more_bad_input_is_refused(head, arguments, message):

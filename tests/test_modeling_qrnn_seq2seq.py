@@ -527,9 +527,35 @@ def test_loss(side, num_items, redraw):
         torch.testing.assert_close(given, total / 13, atol=1e-5, rtol=1e-5)
 
 
-def test_labels_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"`labels` must have the shape .* \(4, 5\), got \(4, 4\)"):
-        QRNNForConditionalGeneration(make_config())(**make_batch(), labels=tokens(4, 4))
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.ones(4, 4, dtype=torch.long), r"must have the shape .* \(4, 5\), got \(4, 4\)"),
+        (torch.ones(4, 5), "must be int64, got torch.float32"),
+        (torch.full((4, 5), VOCAB_SIZE), f"must lie between 0 and {VOCAB_SIZE - 1}, or be -100, got {VOCAB_SIZE}"),
+    ],
+)
+def test_wrong_labels_are_refused(labels, message):
+    with pytest.raises(ValueError, match="`labels` " + message):
+        QRNNForConditionalGeneration(make_config())(**make_batch(), labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.ones(3, 5, dtype=torch.long), r"must have the shape .* \(4, 5\), got \(3, 5\)"),
+        (torch.ones(5, dtype=torch.long), r"must have the shape .* \(4, 5\), got \(5,\)"),
+        (torch.ones(4, 5), "must be int64, got torch.float32"),
+        (torch.full((4, 5), -1), f"must lie between 0 and {VOCAB_SIZE - 1}, or be -100, got -1"),
+    ],
+)
+def test_wrong_labels_are_refused_before_inputs_are_made_of_them(labels, message):
+    model, batch = QRNNForConditionalGeneration(make_config()), make_batch()
+    with pytest.raises(ValueError, match="`labels` " + message):
+        model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)
+    encoded = model.get_encoder()(batch["input_ids"], attention_mask=batch["attention_mask"])
+    with pytest.raises(ValueError, match="`labels` " + message):
+        model(encoder_outputs=encoded, attention_mask=batch["attention_mask"], labels=labels)
 
 
 # --- generation ------------------------------------------------------------------------------------------------------

@@ -180,6 +180,25 @@ def test_whole_patch_by_patch_and_over_a_file(patch_length, mode, make_model, tm
     close(torch.cat(outputs, dim=1), whole.last_hidden_state)
 
 
+@pytest.mark.parametrize("kernel_size", [1, 2])
+@pytest.mark.parametrize("patch_length", [1, 4])
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_series_that_begin_in_a_later_chunk(mode, patch_length, kernel_size, make_model):
+    """What is missing before them is a pad, which a gap of a series that has begun is not."""
+    options = {"patch_length": patch_length, "channel_mode": mode, "kernel_size": kernel_size}
+    model = make_model(QRNNTimeSeriesModel, **options)
+    past = torch.randn(3, 16, 3, dtype=torch.float64)
+    past[1, :10] = past[2, :4, 1] = past[0, 4:10] = NAN
+    whole = model(past)
+    cache, outputs = None, []
+    for chunk in past.split(4, dim=1):
+        output = model(chunk, cache=cache, loc=whole.loc, scale=whole.scale)
+        cache = output.cache
+        outputs.append(output.last_hidden_state)
+    close(torch.cat(outputs, dim=1), whole.last_hidden_state)
+
+
 @pytest.mark.parametrize("features", [0, 2])
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
@@ -577,7 +596,14 @@ def test_precise_values_and_a_small_model(make_model):
 def test_counts_may_be_integers(make_model):
     model = make_model(distribution_output="negative_binomial", scaling="mean").float()
     past = torch.randint(0, 9, (2, 12, 3))
-    assert torch.equal(model(past).prediction_outputs, model(past.float()).prediction_outputs)
+    close(model(past).prediction_outputs, model(past.double()).prediction_outputs)
+    close(model(past.short()).prediction_outputs, model(past.float()).prediction_outputs)
+
+
+@torch.no_grad()
+def test_large_integers_keep_their_digits(make_model):
+    past = 1_700_000_000 + torch.arange(12).view(1, 12, 1).expand(2, 12, 3) % 5
+    close(make_model().float()(past).scale, make_model()(past.double()).scale)
 
 
 @pytest.mark.parametrize("options", MODELS, ids=str)
@@ -657,6 +683,12 @@ MISTAKES = {
     "channels": ({"channel_mode": "mixed"}, {"past_values": PAST[..., :2]}, ["num_input_channels=3", "got 2"]),
     "own channels": ({"scaling": "revin"}, {"past_values": PAST[..., :2]}, ["num_input_channels=3", "got 2"]),
     "mask": ({}, {"past_values": PAST, "past_observed_mask": PAST[:, :5]}, ["`past_observed_mask`", "(2, 5, 3)"]),
+    "infinity": ({}, {"past_values": PAST.masked_fill(PAST == 0, torch.inf)}, ["`past_values` must be finite"]),
+    "infinity to come": (
+        {},
+        {"past_values": PAST, "future_values": FUTURE - torch.inf},
+        ["`future_values` must be finite"],
+    ),
     "no features": (
         {"num_time_features": 2},
         {"past_values": PAST},

@@ -118,6 +118,11 @@ def test_several_sequences(folder):
     assert several[0][0] == pipe(TEXTS[0], num_beams=3, max_new_tokens=5)[0]
 
 
+def test_dictionaries_of_generate(folder):
+    pipe = pipeline("translation", model=str(folder), max_new_tokens=4)
+    assert pipe(TEXTS, return_dict_in_generate=True, output_scores=True) == pipe(TEXTS)
+
+
 def test_token_ids(folder):
     pipe = pipeline("translation", model=str(folder))
     options = {"max_new_tokens": 5}
@@ -363,6 +368,14 @@ def test_a_constant_column(forecaster):
         (["2026-01-02", "2026-01-03", "2026-01-05"], "2026-01-06"),
         (["2026-01-01 00:10", "2026-01-01 00:25", "2026-01-01 01:10"], "2026-01-01 01:25"),
         (["2026-01-05", "2026-01-12", "2026-02-02"], "2026-02-09"),
+        (["2023-07-01", "2024-07-01", "2026-07-01"], "2027-07-01"),  # fiscal years
+        (["2023-06-30", "2024-06-30", "2026-06-30"], "2027-06-30"),
+        (["2025-10-31", "2026-01-31", "2026-04-30"], "2026-07-31"),  # fiscal quarters
+        (["2025-11-01", "2026-02-01", "2026-08-01"], "2026-11-01"),
+        (["2026-01-01", "2026-03-01", "2026-07-01"], "2026-09-01"),
+        (["2026-01-15", "2026-02-15", "2026-04-15"], "2026-05-15"),
+        (["2026-01-30", "2026-02-27", "2026-03-31"], "2026-04-30"),  # the last business days
+        (["2026-01-05", "2026-02-02", "2026-03-02", "2026-03-30"], "2026-04-27"),  # each fourth Monday
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else value,
 )
@@ -377,6 +390,40 @@ def test_a_day_of_23_hours(forecaster):
     frame.index = frame.index + pd.DateOffset(days=60)
     expected = pd.date_range(frame.index[-1], periods=5, freq="D")[1:]
     assert forecaster()(frame).index.equals(expected)
+
+
+@pytest.mark.parametrize("frequency", ["h", "D", "B", "W", "14D", "MS", "QE-JAN", "YS-JUL"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_any_calendar(frequency, zone, forecaster):
+    """In a time zone days are those of the calendar, on both sides of the change of clocks and over it."""
+    stamps = pd.date_range("2025-12-01", periods=30, freq=frequency, tz=zone)
+    for n_rows in (8, 25):
+        frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
+        assert forecaster()(frame).index.equals(stamps[n_rows : n_rows + 4])
+        assert forecaster()(frame.drop(frame.index[4])).index.equals(stamps[n_rows : n_rows + 4])
+
+
+def test_a_logger_that_knows_no_daylight_saving(forecaster):
+    stamps = pd.date_range("2026-03-20", periods=20, freq="24h", tz="UTC").tz_convert("Europe/Berlin")
+    frame = pd.DataFrame({"x": np.arange(16, dtype=float)}, index=stamps[:16])
+    assert forecaster()(frame).index.equals(stamps[16:])
+
+
+def test_names_that_are_no_strings(forecaster):
+    frame = make_frame().set_axis([0, 1], axis="columns")
+    assert forecaster()(frame, target=1).columns.unique(0).tolist() == [1]
+    forecast, future = forecaster(num_time_features=1), make_frame(44).set_axis([0, 1], axis="columns")[40:]
+    assert forecast(frame, covariates=1, future=future).columns.unique(0).tolist() == [0]
+
+
+def test_no_frames(forecaster):
+    assert forecaster()([]) == []
+
+
+@pytest.mark.parametrize("option", [{"level": 0.5}, {"num_samples": 7}])
+def test_a_model_of_points_has_no_interval(option, forecaster):
+    with pytest.raises(ValueError, match="must be None for a model that learned by loss='mae'"):
+        forecaster(loss="mae")(make_frame(), **option)
 
 
 def test_a_list_of_frames(forecaster):
@@ -412,15 +459,29 @@ WRONG = {
         "not evenly spaced: 2026-01-02 14:00|not evenly spaced: 2026-01-0",
     ),
     "another frequency": (make_frame(), {"frequency": "2h"}, "2026-01-01 01:00:00 is not one of those every 2h"),
+    "frequency of nothing": (make_frame(), {"frequency": "0h"}, "`frequency` must be a distance above 0, got '0h'"),
+    "events": (
+        make_frame(4).set_axis(
+            pd.to_datetime(["2026-01-01", "2026-01-01 00:00:00.001", "2026-01-05", "2026-01-20"], format="mixed")
+        ),
+        {},
+        "not evenly spaced: one every ms from .* would make 1641600001, and there are 4 rows",
+    ),
     "unknown frequency": (make_frame(), {"frequency": "often"}, "`frequency` must be given, .* got 'often'"),
     "too few stamps": (make_frame(2), {}, "`frequency` must be given, .* 2 time stamps do not tell it"),
     "words": (changed(x="low"), {}, "Column 'x' must hold numbers"),
+    "dates": (changed(x=pd.date_range("2026", periods=40)), {}, "Column 'x' must hold numbers, got datetime64"),
+    "months": (changed(x=pd.period_range("2026", periods=40, freq="M")), {}, "Column 'x' must hold numbers, got peri"),
+    "times": (changed(x=pd.Timedelta("3h")), {}, "Column 'x' must hold numbers, got timedelta64"),
+    "complex numbers": (changed(x=1 + 2j), {}, "Column 'x' must hold numbers, got complex128"),
     "infinite": (changed(x=np.inf), {}, "Column 'x' must be finite, got inf"),
     "unobserved": (changed(y=np.nan), {}, "Column 'y' has no value in the last 40 rows"),
     "unknown target": (make_frame(), {"target": "z"}, "There is no column 'z'"),
     "doubled target": (make_frame(), {"target": ["x", "x"]}, "There is more than one use of 'x'"),
     "no target": (make_frame()[[]], {}, "There is no column to forecast"),
     "covariates": (make_frame(), {"covariates": ["y"]}, r"`covariates` must name the 0 columns .* got \['y'\]"),
+    "a future of nothing": (make_frame(), {"future": make_frame()}, "`future` must be None for a model without cov"),
+    "samples": (make_frame(), {"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
     "length": (make_frame(), {"prediction_length": 5}, "`prediction_length` must be between 1 and .*=4, got 5"),
     "level": (make_frame(), {"level": 1.0}, r"`level` must be a probability in \(0, 1\), got 1.0"),
 }
@@ -451,15 +512,16 @@ def test_wrong_frames_for_a_model(forecaster):
         forecast(frame.drop(frame.index[5]), covariates=["a"], future=future)
 
 
-def test_plot(forecaster, tmp_path):
-    frame = make_frame(60).reset_index(names="stamp")
+@pytest.mark.parametrize("dtype", [float, str])
+def test_plot(dtype, forecaster, tmp_path):
+    frame = make_frame(60).astype(dtype).reset_index(names="stamp")
     table = forecaster()(frame[:50], timestamp_column="stamp")
     figure = plot_forecast(frame[:50], table, "stamp", actual=frame[50:54], path=tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [axes.get_ylabel() for axes in figure.axes] == ["x", "y"]
     history, actual, centre = figure.axes[1].lines
-    np.testing.assert_array_equal(history.get_ydata(), frame["y"][34:50])
-    np.testing.assert_array_equal(actual.get_ydata(), frame["y"][50:54])
+    np.testing.assert_array_equal(history.get_ydata(), frame["y"][34:50].astype(float))
+    np.testing.assert_array_equal(actual.get_ydata(), frame["y"][50:54].astype(float))
     np.testing.assert_array_equal(centre.get_ydata(), table["y"]["median"])
     (band,) = figure.axes[1].collections
     heights = band.get_paths()[0].vertices[:, 1]

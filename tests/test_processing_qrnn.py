@@ -89,6 +89,12 @@ def test_collate(processor):
     assert torch.equal(batch["input_features"], expected["input_features"])
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
 
+    called = [processor(audio=speak(text), sampling_rate=RATE, text=text) for text in texts]
+    assert all(torch.equal(value, batch[name]) for name, value in processor.collate(called).items())
+    pair = processor(audio=[speak("a"), speak("b")], sampling_rate=RATE, text=["a", "b"])
+    with pytest.raises(ValueError, match="`input_features` must be those of one recording in each example, got 2"):
+        processor.collate([pair])
+
 
 def test_trainer_learns_to_transcribe(processor, tmp_path):
     """From nothing to every letter of strings that were not heard in training."""
