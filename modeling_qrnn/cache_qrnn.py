@@ -320,7 +320,8 @@ def load_recurrent_state(
         device: where the model is.
 
     Returns:
-        A cache to go on from, for `forward` and `generate`.
+        A cache to go on from, for `forward` with the next tokens, and for `generate` with the whole text, or with the
+        next tokens and an `attention_mask` over all of them.
 
     Raises:
         ValueError: if the file holds something else, or the state of a model with other layers.
