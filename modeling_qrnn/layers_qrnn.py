@@ -298,8 +298,8 @@ class QRNNLayer(nn.Module):
 
         Raises:
             ValueError: if a shape does not fit, the sequence is empty, a layer that cannot go on from a state (not
-                causal, or subsampling) is given one or asked for its history, or so is a layer that zones out, or a
-            subsampling layer is asked for its state at each step.
+                causal, or subsampling) is given one, a layer that cannot either, is reversed or zones out is asked
+                for its history, or a subsampling layer for its state at each step.
         """
         self._check_inputs(x, state, segment_ids, gate_bias)
         if return_ungated and self.is_subsampling:
@@ -432,7 +432,7 @@ class QRNNLayer(nn.Module):
 
     def _check_history(self) -> None:
         if self.is_subsampling or not self.causal or self.reverse:
-            raise ValueError("`return_history` must be False in a layer that does not go on from a state")
+            raise ValueError("`return_history` must be False in a layer that is reversed, subsampling or not causal")
         if self.training and self.zoneout:
             raise ValueError(
                 "`return_history` must be False while zoneout is random: call `eval()` first (a cache that records "
@@ -560,8 +560,8 @@ class QRNN(nn.Module):
             input: `(batch, seq_len, input_size)`, with `batch_first=False` `(seq_len, batch, input_size)`, without a
                 batch `(seq_len, input_size)`, or a `PackedSequence`.
             state: what the last chunk returned; `None` starts from zero.
-            attention_mask: `(batch, at least seq_len)`, whatever `batch_first`: non-zero at real tokens, pads
-                anywhere; its last `seq_len` columns count.
+            attention_mask: `(batch, at least seq_len)`, whatever `batch_first`, without a batch `(at least seq_len,)`:
+                non-zero at real tokens, pads anywhere; its last `seq_len` columns count.
 
         Returns:
             The output in the form of the input, zero at pads, and the `QRNNState`. A subsampling module returns the
@@ -631,7 +631,8 @@ class QRNN(nn.Module):
             return QRNNState(*(tuple(change(tensor) for tensor in part) for part in state))
 
         state = None if state is None else each(state, lambda tensor: tensor.unsqueeze(0))
-        output, state = self._forward(input.unsqueeze(0), state, attention_mask)
+        mask = attention_mask[None] if attention_mask is not None and attention_mask.dim() == 1 else attention_mask
+        output, state = self._forward(input.unsqueeze(0), state, mask)
         second = state.squeeze(0) if self.is_subsampling else each(state, lambda tensor: tensor.squeeze(0))
         return output.squeeze(0), second
 

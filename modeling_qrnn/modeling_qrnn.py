@@ -15,6 +15,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -55,7 +55,7 @@ def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
     one-token step dropped unseen: that token may be a pad.
     """
     is_real = token_mask(attention_mask, batch_size, seq_len)
-    if is_real is None or (not is_tracing(is_real) and bool(is_real.all())):
+    if is_real is None or not (is_real.is_meta or is_tracing(is_real) or not bool(is_real.all())):
         return None
     return is_real.contiguous()
 
@@ -366,6 +366,11 @@ class QRNNPreTrainedModel(PreTrainedModel):
             )
         if cache is None:
             return
+        if self.training and self.gradient_checkpointing:
+            raise ValueError(
+                "`cache` must be None in training with activation checkpointing: Transformers drops the state in a "
+                "layer that it recomputes"
+            )
         layers = getattr(cache, "layers", [])
         kinds = [getattr(layer, "_layer_type", type(layer).__name__) for layer in layers]
         if kinds != self.layer_types:
@@ -379,9 +384,12 @@ class QRNNPreTrainedModel(PreTrainedModel):
             conv_state, recurrent_state = layer.conv_states[0], layer.recurrent_states[0]
             widths = (*conv_state.shape[1:], recurrent_state.shape[1])
             if conv_state.shape[0] != batch_size or widths != expected:
+                advice = ". Several sequences of each row, or beams, need `cache.batch_repeat_interleave(n)` first"
+                is_multiple = widths == expected and batch_size % conv_state.shape[0] == 0
                 raise ValueError(
                     f"`cache` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
                     f"widths {widths}, this model and batch need {batch_size} and {expected}"
+                    f"{advice if is_multiple else ''}"
                 )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -464,7 +472,8 @@ class QRNNModel(QRNNPreTrainedModel):
             cache: the cache that the last chunk returned; it is advanced in place.
             inputs_embeds: `(batch, seq_len, embedding_size)`, in place of the tokens' embeddings.
             use_cache: whether to return a cache; `config.use_cache` by default.
-            seq_idx: `(batch or 1, seq_len)` integers that change where a new sequence of a packed row begins.
+            seq_idx: `(batch or 1, seq_len)` integers that change where a new sequence of a packed row begins. A chunk
+                that goes on from a cache goes on with its sequence, whatever the first integer.
             kwargs: among them `output_hidden_states`, `return_dict`, and `cu_seq_lens_q` as the boundaries of a single
                 packed row.
 
@@ -474,7 +483,8 @@ class QRNNModel(QRNNPreTrainedModel):
         Raises:
             ValueError: for tokens outside the vocabulary (on a CPU; elsewhere the device says so), a shape that does
                 not fit, an empty sequence, both or neither of `input_ids` and `inputs_embeds`, a cache of another
-                model or batch size, or a bidirectional model that is asked for a cache.
+                model or batch size, a cache in training with activation checkpointing, or a bidirectional model that
+                is asked for a cache.
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
@@ -547,6 +557,15 @@ def check_token_labels(
             )
 
 
+def drop_labels_after_pads(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The labels of a causal model, -100 after a pad: what is predicted there means nothing.
+
+    As without pads, nothing predicts the first token of a row.
+    """
+    is_real = token_mask(attention_mask, *labels.shape)
+    return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), -100)
+
+
 class QRNNGenerationMixin(GenerationMixin):
     """`generate` for models whose cache holds recurrent states."""
 
@@ -570,14 +589,83 @@ class QRNNGenerationMixin(GenerationMixin):
                 "`cache_implementation` must not be 'quantized' for a QRNN: its state is one vector per layer, kept "
                 "in float32 for accuracy, and does not grow. Leave it out, or use 'static' for compiled decoding"
             )
-        if generation_mode != GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant:
-            # A cache that assisted decoding returned still records, and would grow with each token.
-            cache = model_kwargs.get("cache")
-            cache = getattr(cache, "self_attention_cache", cache)
-            for layer in getattr(cache, "layers", []):
-                if getattr(layer, "record_past", False):
-                    layer.stop_recording()
+        if generation_config.assistant_early_exit is not None:
+            raise ValueError(
+                f"`assistant_early_exit` must be None for a QRNN, got {generation_config.assistant_early_exit}: the "
+                "state of the layers above would be missing. Use `assistant_model` or `prompt_lookup_num_tokens`"
+            )
+        cache, length = model_kwargs.get("cache"), self._prompt_length(generation_config, model_kwargs)
+        if isinstance(cache, Cache) and length is not None and cache.get_seq_length() >= length:
+            raise ValueError(
+                f"`cache` has seen {int(cache.get_seq_length())} tokens, and the prompt with its mask has {length}: "
+                "give the whole text, or the new tokens with an `attention_mask` over the old and the new ones"
+            )
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+
+    def _prompt_length(self, generation_config, model_kwargs: dict[str, Any]) -> int | None:
+        """The tokens of the prompt that a cache holds or that are to be read, by the mask; `None` if nobody said.
+
+        Transformers keeps the length of a mask that hides nothing in place of the mask.
+        """
+        mask = model_kwargs.get("decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask")
+        return getattr(generation_config, "_mask_length", None) if mask is None else mask.shape[1]
+
+    @wraps(GenerationMixin._assisted_decoding, assigned=())  # `generate` reads the signature
+    def _assisted_decoding(self, input_ids, *args, **kwargs):
+        """As in Transformers, but a cache that holds the beginning of the prompt does not read it again.
+
+        The cache that is returned records no longer: it would grow with each token.
+        """
+        cache = kwargs["cache"]
+        mask_name = "decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask"
+        cache.tokens_to_skip = 0
+        if self._prompt_length(kwargs["generation_config"], kwargs) == input_ids.shape[1]:
+            cache.tokens_to_skip = int(cache.get_seq_length())
+        elif kwargs.get(mask_name) is not None:  # only new tokens, and Transformers would cut their end off the mask
+            kwargs[mask_name] = kwargs[mask_name][:, -input_ids.shape[1] :]
+        try:
+            return super()._assisted_decoding(input_ids, *args, **kwargs)
+        finally:
+            cache.tokens_to_skip = 0
+            for layer in getattr(cache, "self_attention_cache", cache).layers:
+                if hasattr(layer, "stop_recording"):  # a foreign cache is refused by the model
+                    layer.stop_recording()
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids,
+        next_sequence_length=None,
+        cache=None,
+        inputs_embeds=None,  # Transformers looks for this name
+        is_first_iteration=False,
+        **kwargs,
+    ):
+        """See `transformers.GenerationMixin`. The first step of assisted decoding skips what the cache has seen."""
+        num_seen = getattr(cache, "tokens_to_skip", 0)
+        if is_first_iteration and next_sequence_length is None and num_seen:
+            next_sequence_length = input_ids.shape[1] - num_seen
+        if self.config.is_encoder_decoder and is_first_iteration and next_sequence_length is None:
+            self._check_new_target(cache)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    @staticmethod
+    def _check_new_target(cache: Cache | None) -> None:
+        """Refuse a target that would be read after what the cache holds of it.
+
+        Transformers puts the start token before new tokens, and takes a target without a mask for new tokens.
+        """
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                "`decoder_input_ids` must be the whole target, with a `decoder_attention_mask` of the same length, "
+                f"where a `cache` holds its beginning ({int(cache.get_seq_length())} tokens)"
+            )
 
     def init_continuous_batching(self, *args, **kwargs):
         """Refuse continuous batching, which pages the keys and values of attention layers."""
@@ -641,7 +729,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         Args:
             input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, seq_idx: as in `QRNNModel`.
             labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted, nor is
-                a token that follows a pad.
+                a token that follows a pad. `transformers.Trainer` divides by a count with those tokens: with pads on
+                the left, label the first token of each row -100, or use `QRNNTrainer`.
             logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
             kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
 
@@ -668,7 +757,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
-            targets = self._drop_labels_after_pads(labels, attention_mask)
+            targets = drop_labels_after_pads(labels, attention_mask)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
                 loss = loss + self._regularization(outputs.last_hidden_state, dropped, targets, **kwargs)
@@ -678,16 +767,6 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
-
-    @staticmethod
-    def _drop_labels_after_pads(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """What is predicted at a pad means nothing: as without pads, nothing predicts the first token.
-
-        `Trainer` counts that token all the same when it divides the loss; label it -100 to have left-padded batches
-        weighted exactly as others.
-        """
-        is_real = token_mask(attention_mask, *labels.shape)
-        return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), -100)
 
     def _regularization(
         self,
@@ -894,8 +973,11 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
-            ValueError: as `QRNNModel`.
+            ValueError: as `QRNNModel`, and for a chunk that goes on from a cache, if the read-out is of more than the
+                last token, or a row of the chunk has only pads.
         """
+        if isinstance(cache, Cache) and cache.get_seq_length() > 0:
+            self._check_chunk(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -919,6 +1001,20 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
+
+    def _check_chunk(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor | None) -> None:
+        """Refuse a chunk whose outputs do not tell what those of the whole sequences would."""
+        if self.config.classifier_pooling != "last":
+            raise ValueError(
+                f"`cache` must be empty with classifier_pooling={self.config.classifier_pooling!r}: what is read out "
+                "are the outputs of the whole sequence, and a state does not hold them"
+            )
+        is_real = None if tokens is None else token_mask(attention_mask, *tokens.shape[:2])
+        if is_real is not None and not bool(is_real.any(dim=1).all()):
+            raise ValueError(
+                "`attention_mask` must show a real token in each row of a chunk that goes on from a `cache`: the last "
+                "output of a row of pads lies before it, and a state does not hold it"
+            )
 
 
 class QRNNForTokenClassification(QRNNPreTrainedModel):

@@ -651,7 +651,7 @@ def triton_pooling(
         zoneout_seed: 0-dim int64 on the device of the logits: zoneout is random. `None`: its expectation acts.
         pooling: `"f"`, `"fo"` or `"ifo"`.
         candidate_activation: `"tanh"`, `"identity"` or `"relu"`.
-        zoneout: probability in [0, 1].
+        zoneout: probability in [0, 1).
 
     Returns:
         `h` `(batch, seq_len, hidden)` in the dtype of `gate_logits`; the last state `(batch, hidden)`; and for

@@ -35,6 +35,7 @@ from transformers.cache_utils import Cache
 from transformers.trainer_utils import EvalLoopOutput
 
 from .cache_qrnn import load_recurrent_state, save_recurrent_state
+from .modeling_qrnn import drop_labels_after_pads
 
 
 # The law of the window lengths, from section 5.1 of Merity et al. 2018
@@ -227,7 +228,7 @@ class QRNNTrainer(Trainer):
         kwargs: as in `Trainer`.
 
     Raises:
-        ValueError: for arguments that do not go with a carried state.
+        ValueError: for arguments that do not go with a carried state, or `compute_metrics`.
 
     Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
     that was never interrupted. The number of processes may change, if the number of streams over all of them does not.
@@ -245,9 +246,14 @@ class QRNNTrainer(Trainer):
     """
 
     def __init__(self, model, args: QRNNTrainingArguments, train_dataset=None, eval_dataset=None, **kwargs):
+        if kwargs.get("compute_metrics") is not None:
+            raise ValueError("`compute_metrics` must be None: logits are not kept, the metrics are those of the loss")
         self.reads_streams = isinstance(train_dataset, torch.Tensor)
         if self.reads_streams:
             check_stream_settings(args)
+            if getattr(model, "is_activation_checkpointing", False):
+                _, reason = STREAM_SETTINGS["activation_checkpointing"]
+                raise ValueError(f"`model` must have no activation checkpointing when the state is carried: {reason}")
             n_streams = args.per_device_train_batch_size * args.world_size
             train_dataset = StreamWindows(train_dataset, n_streams, args.bptt, args.bptt_jitter, args.seed)
         if args.non_monotone is not None:
@@ -310,6 +316,10 @@ class QRNNTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """As in `Trainer`, but of the labels that the model counts."""
+        return super()._get_num_items_in_batch([without_labels_after_pads(batch) for batch in batch_samples], device)
+
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; the windows of a text are batched as they come, whatever `data_collator` does to rows."""
         if not self.reads_streams:
@@ -329,6 +339,10 @@ class QRNNTrainer(Trainer):
         else:
             options = {"batch_size": self.args.eval_batch_size, "collate_fn": self.data_collator}
         return DataLoader(eval_dataset, generator=torch.Generator(), **options)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As that of evaluation: what `predict` gives are its metrics."""
+        return self.get_eval_dataloader(test_dataset)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate as `Trainer` does, with the averaged weights if there are any; see the class for the metrics.
@@ -355,12 +369,14 @@ class QRNNTrainer(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         with self._averaged_weights(), self.accelerator.autocast():
             for batch in dataloader:
-                targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
+                targets = batch["shift_labels"] if carries else without_labels_after_pads(batch)["labels"][:, 1:]
                 inputs = {**self._prepare_inputs(batch), "cache": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
                 state = outputs.cache  # none, for rows
                 nats, n_tokens = nats + outputs.loss.item(), n_tokens + int((targets != -100).sum())
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if n_tokens == 0:
+            raise ValueError("`eval_dataset` must hold a token to predict, got none")
         metrics = {
             "loss": nats / n_tokens,
             "perplexity": torch.tensor(nats / n_tokens, dtype=torch.float64).exp().item(),
@@ -432,6 +448,13 @@ class QRNNTrainer(Trainer):
         share = torch.arange(n_streams, device=self.args.device).chunk(self.args.world_size)
         state.batch_select_indices(share[self.args.process_index])
         self.carried_state = state
+
+
+def without_labels_after_pads(batch: dict[str, Any]) -> dict[str, Any]:
+    """The same batch with the labels that count, see `QRNNForCausalLM`."""
+    if "labels" not in batch:
+        return batch
+    return {**batch, "labels": drop_labels_after_pads(batch["labels"], batch.get("attention_mask"))}
 
 
 def check_stream_settings(args: QRNNTrainingArguments) -> None:

@@ -32,11 +32,14 @@ def parameter_levels(model: QRNNPreTrainedModel) -> list[list[nn.Parameter]]:
     """The parameters of a model from its embeddings over each layer up to its head.
 
     Args:
-        model: any QRNN with a head, or `QRNNModel`.
+        model: a QRNN of text with a head, or `QRNNModel`.
 
     Returns:
         One list for the embeddings, one for each layer, and one for the last norm and the head. A tied head counts as
         embeddings. Each parameter is in one list.
+
+    Raises:
+        ValueError: for an encoder-decoder, or a model of audio or time series.
 
     Example:
         >>> from modeling_qrnn import QRNNConfig, QRNNForSequenceClassification
@@ -45,6 +48,8 @@ def parameter_levels(model: QRNNPreTrainedModel) -> list[list[nn.Parameter]]:
         [1, 2, 2, 2, 2]
     """
     body = model.base_model
+    if not hasattr(body, "embed_tokens"):
+        raise ValueError(f"`model` must be a QRNN of text that is one stack of layers, got {type(model).__name__}")
     lower = [[*body.embed_tokens.parameters(), *body.embed_proj.parameters()]]
     lower += [list(layer.parameters()) for layer in body.layers]
     known = {parameter for level in lower for parameter in level}
@@ -57,7 +62,7 @@ def discriminative_parameter_groups(
     """Parameter groups for an optimiser, with a learning rate that falls from each level to the one below it.
 
     Args:
-        model: any QRNN with a head, or `QRNNModel`.
+        model: a QRNN of text with a head, or `QRNNModel`.
         learning_rate: of the head.
         factor: the rate of a level over that of the level below it; 2.6 in ULMFiT, 1 for one rate for all.
         weight_decay: of matrices; biases and norms have none.
@@ -117,7 +122,7 @@ class GradualUnfreezing(TrainerCallback):
         """Freeze what is not trained at that point of training (in epochs, from 0), and nothing else.
 
         Args:
-            model: any QRNN with a head. What was frozen when training began stays so.
+            model: a QRNN of text with a head. What was frozen when training began stays so.
             epoch: epochs that are over.
         """
         levels = parameter_levels(model)

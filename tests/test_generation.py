@@ -273,6 +273,38 @@ def test_prompt_lookup(any_model, taken_back, cache, num_tokens):
     assert max(taken_back) > 0
 
 
+@pytest.mark.parametrize("num_seen", [1, 4, PROMPT_LENGTH - 1])
+@pytest.mark.parametrize("pads", [0, 2])
+@pytest.mark.parametrize("new_tokens_alone", [False, True])
+def test_assisted_from_a_carried_cache(any_model, num_seen, pads, new_tokens_alone):
+    """The prompt that the cache has seen is not read again, whether it is given again or not."""
+    prompt = padded_prompts(pads=(pads,))
+    with torch.no_grad():
+        cache = any_model(**{name: value[:, :num_seen] for name, value in prompt.items()}).cache
+    expected = generate(any_model, prompt, use_cache=False)
+    skipped = num_seen if new_tokens_alone else 0
+    given = prompt | {"input_ids": prompt["input_ids"][:, skipped:]}
+    for options in ({}, {"assistant_model": draft_of(any_model)}, {"prompt_lookup_num_tokens": 2}):
+        actual = generate(any_model, given, cache=copy.deepcopy(cache), **options)
+        assert torch.equal(actual.sequences, expected.sequences[:, skipped:])
+        assert actual.cache.get_seq_length() == expected.sequences.shape[1] - 1
+
+
+@pytest.mark.parametrize("num_new", [1, 4])
+def test_new_tokens_without_the_mask_of_the_old_ones_are_refused(model, num_new):
+    with torch.no_grad():
+        cache = model(**single_prompt(4)).cache
+    with pytest.raises(ValueError, match=f"`cache` has seen 4 tokens, and the prompt with its mask has {num_new}:"):
+        model.generate(torch.ones(1, num_new, dtype=torch.long), cache=cache)
+    assert cache.get_seq_length() == 4
+
+
+def test_early_exit_is_refused(model):
+    with pytest.raises(ValueError, match="`assistant_early_exit` must be None for a QRNN, got 1"):
+        generate(model, single_prompt(), assistant_early_exit=1)
+    assert model.config.num_hidden_layers == 2
+
+
 def test_assisted_prompt_may_be_padded(model):
     prompt = padded_prompts(pads=(3,))
     expected = generate(model, prompt, use_cache=False, max_new_tokens=20)
@@ -478,6 +510,10 @@ def test_recording_ends_with_assisted_decoding(model):
     prompt = torch.tensor([[3, 4, 5, 3, 4]])
     options = {"do_sample": False, "return_dict_in_generate": True, "pad_token_id": 0}
     assisted = model.generate(prompt, max_new_tokens=6, prompt_lookup_num_tokens=2, **options)
+    cache = copy.deepcopy(assisted.cache)
+    with torch.no_grad():
+        model(prompt, cache=cache)
+    assert all(layer.recurrent_history is None and layer.conv_history is None for layer in cache.layers)
     cache = assisted.cache
     plain = model.generate(assisted.sequences, cache=cache, max_new_tokens=20, **options)
     assert all(layer.recurrent_history is None and layer.conv_history is None for layer in cache.layers)

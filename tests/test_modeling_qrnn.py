@@ -354,6 +354,25 @@ def test_row_of_pads_is_the_bias_alone(pooling, redraw):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "concat"])
+def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
+    model = redraw(QRNNForSequenceClassification(make_config(classifier_pooling=pooling)))
+    batch = make_batch()
+    first, second = ({name: value[:, part] for name, value in batch.items()} for part in (slice(3), slice(3, None)))
+    cache = model(**first).cache
+    if pooling != "last":
+        with pytest.raises(ValueError, match=f"`cache` must be empty with classifier_pooling='{pooling}'"):
+            model(**second, cache=cache)
+        return
+    second["attention_mask"][:, 0] = batch["attention_mask"][:, 3] = 1
+    hidden = second["attention_mask"].clone()
+    hidden[1] = 0
+    with pytest.raises(ValueError, match="`attention_mask` must show a real token in each row"):
+        model(second["input_ids"], attention_mask=hidden, cache=cache)
+    assert cache.get_seq_length() == 3
+    torch.testing.assert_close(model(**second, cache=cache).logits, model(**batch).logits)
+
+
 LOSSES = {
     "single": ({}, torch.tensor([0, 2, 1]), F.cross_entropy),
     "several": ({}, torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0]]), F.binary_cross_entropy_with_logits),
@@ -802,6 +821,31 @@ def test_the_vocabulary_is_that_of_the_embeddings():
     model = QRNNModel(make_config())
     model.set_input_embeddings(nn.Embedding(VOCAB_SIZE + 5, model.config.input_size))
     assert model(torch.tensor([[VOCAB_SIZE + 4]])).last_hidden_state.shape == (1, 1, 8)
+
+
+def test_a_cache_that_checkpointing_would_drop_is_refused():
+    model = make_model("base").train()
+    tokens = torch.ones(1, 4, dtype=torch.long)
+    cache = model(tokens).cache
+    model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="`cache` must be None in training with activation checkpointing"):
+        model(tokens, cache=cache)
+    assert model.eval()(tokens, cache=cache).cache.get_seq_length() == 8
+
+
+def test_a_cache_of_fewer_rows_tells_how_to_repeat_it():
+    model, tokens = make_model("causal"), torch.ones(3, 4, dtype=torch.long)
+    cache = model(tokens[:1]).cache
+    with pytest.raises(ValueError, match=r"a batch of 1 .* `cache.batch_repeat_interleave\(n\)` first"):
+        model(tokens, cache=cache)
+    cache.batch_repeat_interleave(3)
+    assert model(tokens, cache=cache).logits.shape == (3, 4, VOCAB_SIZE)
+
+
+def test_shapes_on_the_meta_device():
+    model = make_model("causal").to("meta")
+    tokens = torch.ones(2, 4, dtype=torch.long, device="meta")
+    assert model(tokens, attention_mask=tokens).logits.shape == (2, 4, VOCAB_SIZE)
 
 
 @pytest.mark.parametrize(

@@ -710,9 +710,26 @@ def test_recording_ends_with_assisted_decoding(redraw):
     model = redraw(QRNNForConditionalGeneration(make_config()))
     source = {"input_ids": tokens(1, 6)}
     first = generate(model, source, prompt_lookup_num_tokens=2, eos_token_id=None)
-    cache = first.cache
-    generate(model, source | {"decoder_input_ids": first.sequences}, cache=cache, num_beams=1, eos_token_id=None)
-    assert all(layer.recurrent_history is None for layer in cache.self_attention_cache.layers)
+    assert all(layer.recurrent_history is None for layer in first.cache.self_attention_cache.layers)
+
+
+@pytest.mark.parametrize("helper", [{}, {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}], ids=str)
+def test_a_target_goes_on_from_its_cache(helper, generator):
+    source, options = {"input_ids": tokens(1, 6)}, {"eos_token_id": None, "num_beams": 1}
+    expected = generate(generator, source, max_new_tokens=12, use_cache=False, **options).sequences
+    first = generate(generator, source, max_new_tokens=4, **options)
+    whole = {"decoder_input_ids": first.sequences, "decoder_attention_mask": torch.ones_like(first.sequences)}
+    new = {"decoder_input_ids": first.sequences[:, -1:]}
+    for target in (
+        new,
+        new | {"decoder_attention_mask": whole["decoder_attention_mask"]},
+        whole | {"decoder_attention_mask": None},
+    ):
+        with pytest.raises(ValueError, match=r"`decoder_input_ids` must be the whole target, .* \(4 tokens\)"):
+            generate(generator, source | target, cache=first.cache, max_new_tokens=8, **options)
+    actual = generate(generator, source | whole, cache=first.cache, max_new_tokens=8, **options, **helper)
+    assert torch.equal(actual.sequences, expected)
+    assert actual.cache.get_seq_length() == 12
 
 
 def test_quantized_cache_is_refused():

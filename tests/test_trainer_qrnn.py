@@ -13,6 +13,7 @@
 # limitations under the License.
 """`QRNNTrainer`: windows, the carried state, exact evaluation, averaging, and resumption at any step."""
 
+import functools
 import math
 
 import pytest
@@ -257,6 +258,19 @@ def test_refuses(name, make_trainer):
     assert "\n" not in str(error.value)
 
 
+def test_a_model_that_drops_the_state_is_refused(make_trainer):
+    model = make_model()
+    model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="`model` must have no activation checkpointing when the state is carried"):
+        make_trainer(model)
+
+
+def test_metrics_of_logits_are_refused(make_trainer):
+    arguments = QRNNTrainingArguments(use_cpu=True)
+    with pytest.raises(ValueError, match="`compute_metrics` must be None"):
+        QRNNTrainer(make_model(), arguments, train_dataset=make_text(), compute_metrics=dict)
+
+
 def test_averaging_goes_by_one_loss(make_trainer):
     with pytest.raises(ValueError, match="`eval_dataset` must be one data set"):
         make_trainer(make_model(), eval_dataset={"first": make_text()}, non_monotone=3)
@@ -309,6 +323,50 @@ def test_evaluation_of_rows_starts_each_from_zero(make_trainer, redraw):
     metrics = trainer.evaluate()
     assert metrics["eval_tokens"] == 57
     assert metrics["eval_loss"] * 57 == pytest.approx(sum(nats_of(model, ids) for ids in documents), rel=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pads_of_rows_do_not_count_on_either_side(side, make_trainer, redraw):
+    """Nor does, behind a pad on the left, the first token, which nothing predicts: neither in the loss nor in its
+    divisor.
+    """
+    model, text = redraw(make_model()), make_text(30)
+    documents = [text[:4], text[4:21], text[21:]]
+    rows = Dataset.from_dict({"input_ids": [document.tolist() for document in documents]})
+
+    def collate(rows):
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+        mask = pad([torch.ones_like(row) for row in ids])
+        return {"input_ids": pad(ids), "labels": pad(ids, padding_value=-100), "attention_mask": mask}
+
+    trainer = make_trainer(model, rows, collator=collate, per_device_eval_batch_size=3)
+    expected = sum(nats_of(model, ids) for ids in documents) / 27
+    for metrics in (trainer.evaluate(), trainer.predict(rows).metrics):
+        (tokens,) = (value for name, value in metrics.items() if name.endswith("_tokens"))
+        (loss,) = (value for name, value in metrics.items() if name.endswith("_loss"))
+        assert tokens == 27
+        assert loss == pytest.approx(expected, rel=1e-5)
+    batch = collate(rows)
+    num_items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    assert trainer.compute_loss(model, batch, num_items_in_batch=num_items).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_prediction_of_a_text_tells_its_metrics(make_trainer):
+    trainer = make_trainer(make_model())
+    metrics = trainer.predict(make_text()).metrics
+    assert metrics["test_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_rows_without_a_target_are_refused(make_trainer):
+    rows = Dataset.from_dict({"input_ids": [[1], [2]]})
+
+    def collate(rows):
+        ids = torch.tensor([row["input_ids"] for row in rows])
+        return {"input_ids": ids, "labels": ids}
+
+    with pytest.raises(ValueError, match="`eval_dataset` must hold a token to predict"):
+        make_trainer(make_model(), rows, collator=collate).evaluate()
 
 
 def test_several_texts_are_evaluated_by_name(make_trainer):

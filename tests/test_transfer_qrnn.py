@@ -20,7 +20,13 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForSequenceClassification
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNForSequenceClassification,
+    QRNNSeq2SeqConfig,
+)
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
 
 
@@ -50,6 +56,12 @@ def test_levels_hold_each_parameter_once(model_class, options):
     assert any(parameter is model.model.embed_tokens.weight for parameter in levels[0])
     for layer, level in zip(model.model.layers, levels[1:4], strict=True):
         assert {id(parameter) for parameter in level} == {id(parameter) for parameter in layer.parameters()}
+
+
+def test_only_a_stack_that_reads_text_has_levels():
+    config = QRNNSeq2SeqConfig(vocab_size=20, hidden_size=8)
+    with pytest.raises(ValueError, match=r"`model` must be a QRNN of text .* got QRNNForConditionalGeneration"):
+        parameter_levels(QRNNForConditionalGeneration(config))
 
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
