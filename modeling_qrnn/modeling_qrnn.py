@@ -55,7 +55,7 @@ def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
     one-token step dropped unseen: that token may be a pad.
     """
     is_real = token_mask(attention_mask, batch_size, seq_len)
-    if is_real is None or not (is_real.is_meta or is_tracing(is_real) or not bool(is_real.all())):
+    if is_real is None or (not is_tracing(is_real) and not is_real.is_meta and bool(is_real.all())):
         return None
     return is_real.contiguous()
 
@@ -616,7 +616,9 @@ class QRNNGenerationMixin(GenerationMixin):
 
         The cache that is returned records no longer: it would grow with each token.
         """
-        cache = kwargs["cache"]
+        cache = kwargs.get("cache")
+        if cache is None:  # which Transformers refuses
+            return super()._assisted_decoding(input_ids, *args, **kwargs)
         mask_name = "decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask"
         cache.tokens_to_skip = 0
         if self._prompt_length(kwargs["generation_config"], kwargs) == input_ids.shape[1]:

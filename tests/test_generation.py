@@ -299,6 +299,11 @@ def test_new_tokens_without_the_mask_of_the_old_ones_are_refused(model, num_new)
     assert cache.get_seq_length() == 4
 
 
+def test_assisted_without_a_cache_is_refused(model):
+    with pytest.raises(RuntimeError, match="Assisted decoding requires a cache"):
+        generate(model, single_prompt(), use_cache=False, prompt_lookup_num_tokens=2)
+
+
 def test_early_exit_is_refused(model):
     with pytest.raises(ValueError, match="`assistant_early_exit` must be None for a QRNN, got 1"):
         generate(model, single_prompt(), assistant_early_exit=1)
