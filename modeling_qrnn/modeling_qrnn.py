@@ -366,7 +366,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             )
         if cache is None:
             return
-        if self.training and self.gradient_checkpointing:
+        if self.training and self.gradient_checkpointing and torch.is_grad_enabled():
             raise ValueError(
                 "`cache` must be None in training with activation checkpointing: Transformers drops the state in a "
                 "layer that it recomputes"
@@ -546,7 +546,7 @@ def check_token_labels(
     """Refuse labels that are not one for each token, or that no logit stands for."""
     if tuple(labels.shape) != tuple(shape):
         raise ValueError(f"`labels` must have the shape (batch, seq_len) = {tuple(shape)}, got {tuple(labels.shape)}")
-    if labels.is_floating_point() or labels.is_complex():
+    if labels.dtype != torch.int64:
         raise ValueError(f"`labels` must be int64, got {labels.dtype}")
     # On an accelerator this would wait for the device at each step; its kernel of the loss refuses the labels itself.
     if labels.device.type == "cpu" and not is_tracing(labels):
@@ -598,7 +598,7 @@ class QRNNGenerationMixin(GenerationMixin):
         if isinstance(cache, Cache) and length is not None and cache.get_seq_length() >= length:
             raise ValueError(
                 f"`cache` has seen {int(cache.get_seq_length())} tokens, and the prompt with its mask has {length}: "
-                "give the whole text, or the new tokens with an `attention_mask` over the old and the new ones"
+                "give a text that goes on after those, or new tokens with an `attention_mask` over the old and the new"
             )
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
 
@@ -623,6 +623,11 @@ class QRNNGenerationMixin(GenerationMixin):
         cache.tokens_to_skip = 0
         if self._prompt_length(kwargs["generation_config"], kwargs) == input_ids.shape[1]:
             cache.tokens_to_skip = int(cache.get_seq_length())
+            if cache.tokens_to_skip and kwargs["generation_config"].output_hidden_states:
+                raise ValueError(
+                    "`output_hidden_states` must be False in assisted decoding that goes on from a `cache`: "
+                    "Transformers would count those of the tokens that it has seen"
+                )
         elif kwargs.get(mask_name) is not None:  # only new tokens, and Transformers would cut their end off the mask
             kwargs[mask_name] = kwargs[mask_name][:, -input_ids.shape[1] :]
         try:
@@ -633,29 +638,16 @@ class QRNNGenerationMixin(GenerationMixin):
                 if hasattr(layer, "stop_recording"):  # a foreign cache is refused by the model
                     layer.stop_recording()
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        next_sequence_length=None,
-        cache=None,
-        inputs_embeds=None,  # Transformers looks for this name
-        is_first_iteration=False,
-        **kwargs,
-    ):
+    @wraps(GenerationMixin.prepare_inputs_for_generation, assigned=())
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, cache=None, *args, **kwargs):
         """See `transformers.GenerationMixin`. The first step of assisted decoding skips what the cache has seen."""
-        num_seen = getattr(cache, "tokens_to_skip", 0)
-        if is_first_iteration and next_sequence_length is None and num_seen:
-            next_sequence_length = input_ids.shape[1] - num_seen
-        if self.config.is_encoder_decoder and is_first_iteration and next_sequence_length is None:
-            self._check_new_target(cache)
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length,
-            cache=cache,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+        if kwargs.get("is_first_iteration") and next_sequence_length is None:
+            if num_seen := getattr(cache, "tokens_to_skip", 0):
+                next_sequence_length = input_ids.shape[1] - num_seen
+            elif self.config.is_encoder_decoder:
+                self._check_new_target(cache)
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length, cache, *args, **kwargs)
 
     @staticmethod
     def _check_new_target(cache: Cache | None) -> None:
@@ -976,9 +968,10 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
 
         Raises:
             ValueError: as `QRNNModel`, and for a chunk that goes on from a cache, if the read-out is of more than the
-                last token, or a row of the chunk has only pads.
+                last token, or (on a CPU) a row of the chunk has only pads.
         """
-        if isinstance(cache, Cache) and cache.get_seq_length() > 0:
+        layers = getattr(cache, "layers", [])
+        if layers and getattr(layers[0], "has_previous_state", [False])[0]:
             self._check_chunk(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -1012,7 +1005,9 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
                 "are the outputs of the whole sequence, and a state does not hold them"
             )
         is_real = None if tokens is None else token_mask(attention_mask, *tokens.shape[:2])
-        if is_real is not None and not bool(is_real.any(dim=1).all()):
+        if is_real is None or is_real.device.type != "cpu" or is_tracing(is_real):  # others would wait for the device
+            return
+        if not bool(is_real.any(dim=1).all()):
             raise ValueError(
                 "`attention_mask` must show a real token in each row of a chunk that goes on from a `cache`: the last "
                 "output of a row of pads lies before it, and a state does not hold it"

@@ -87,8 +87,9 @@ def split_missing(values: torch.Tensor, observed_mask: torch.Tensor | None) -> t
         ([1.0, 0.0, 0.0], [True, False, False])
     """
     if not values.is_floating_point():
-        # float32 holds no integer above 2^24 exactly.
-        values = values.to(torch.float64 if values.element_size() > 2 else torch.get_default_dtype())
+        # float32 holds no integer above 2^24 exactly; but Apple's GPUs have no float64.
+        is_wide = values.element_size() > 2 and values.device.type != "mps"
+        values = values.to(torch.float64 if is_wide else torch.get_default_dtype())
     values = values.to(state_dtype(values.dtype))
     values = values[..., None] if values.dim() == 2 else values
     is_observed = ~values.isnan()
@@ -344,18 +345,22 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
                 f"`past_observed_mask` must have the shape of `past_values`, {tuple(values.shape)}, or that without "
                 f"the channels, got {tuple(observed_mask.shape)}"
             )
-        check_not_infinite("past_values", values)
+        check_not_infinite("past_values", values, observed_mask)
         check_time_features("past_time_features", features, (*values.shape[:2], self.config.num_time_features))
 
 
 def rows_begun(cache: Cache) -> torch.Tensor:
-    """`(rows,)` bool, which rows have read anything: after pads alone a state is still the zeros it began with."""
+    """`(rows,)` bool, which rows have read anything: after pads alone a state is still the zeros it began with.
+
+    So it is after values that the first layer reads as nothing but zeros, as a model without training may do.
+    """
     recurrent_state, conv_state = cache.layers[0].carried_state()
     return (recurrent_state != 0).any(dim=1) | (conv_state != 0).flatten(1).any(dim=1)
 
 
-def check_not_infinite(name: str, values: torch.Tensor) -> None:
-    """Refuse infinity, which would spread over the forecast."""
+def check_not_infinite(name: str, values: torch.Tensor, observed_mask: torch.Tensor | None) -> None:
+    """Refuse infinity that is observed, which would spread over the forecast."""
+    values, _ = split_missing(values, observed_mask)
     # On an accelerator this would wait for the device.
     if values.device.type == "cpu" and not is_tracing(values) and bool(values.isinf().any()):
         raise ValueError(f"`{name}` must be finite, or NaN where missing, got infinity")
@@ -777,8 +782,6 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
                 f"`future_values` must have the shape (batch, prediction_length, channels as `past_values`) = "
                 f"{expected}, got {tuple(values.shape)}"
             )
-        if values is not None:
-            check_not_infinite("future_values", values)
         if observed_mask is not None and (
             values is None or tuple(observed_mask.shape) not in (expected[:2], expected)
         ):
@@ -786,6 +789,8 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
                 f"`future_observed_mask` must come with `future_values` and have their shape {expected}, or that "
                 f"without the channels, got {tuple(observed_mask.shape)}"
             )
+        if values is not None:
+            check_not_infinite("future_values", values, observed_mask)
         check_time_features("future_time_features", features, (batch_size, length, self.config.num_time_features))
 
 

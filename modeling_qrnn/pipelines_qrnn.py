@@ -448,14 +448,13 @@ def read_stamps(frame: pd.DataFrame, timestamp_column: str | None) -> pd.Datetim
 
 def as_numbers(column: pd.Series) -> pd.Series:
     """A column in float64, NaN where a value is missing."""
+    # Of a date pandas would make its nanoseconds or months, and of a complex number its real part.
+    if isinstance(column.dtype, pd.PeriodDtype) or column.dtype.kind in "mMc":
+        raise ValueError(f"Column {column.name!r} must hold numbers, got {column.dtype}")
     try:
-        numbers = pd.to_numeric(column)
+        numbers = pd.to_numeric(column).astype("float64")
     except (ValueError, TypeError) as error:
         raise ValueError(f"Column {column.name!r} must hold numbers: {error}") from error
-    # Of a date pandas makes its nanoseconds or months, and of a complex number its real part.
-    if isinstance(column.dtype, pd.PeriodDtype) or column.dtype.kind in "mM" or numbers.dtype.kind == "c":
-        raise ValueError(f"Column {column.name!r} must hold numbers, got {column.dtype}")
-    numbers = numbers.astype("float64")
     if (numbers.abs() == float("inf")).any():
         raise ValueError(
             f"Column {column.name!r} must be finite, got {numbers[numbers.abs() == float('inf')].iloc[0]}"
@@ -463,26 +462,28 @@ def as_numbers(column: pd.Series) -> pd.Series:
     return numbers
 
 
+SHORTEST_MONTH = 28  # days
 MOST_STAMPS_PER_ROW = 100  # what has more is no series with gaps, and could fill the memory
 
 
 def even_stamps(index: pd.DatetimeIndex, frequency: str | None) -> pd.DatetimeIndex:
     """All stamps from the first to the last one, at the frequency that is given or found."""
+    advice = "Give `frequency`, or round the stamps"
     try:
         step = find_frequency(index) if frequency is None else to_offset(frequency)
     except (ValueError, TypeError) as error:
         raise ValueError(f"`frequency` must be given, as pandas knows it, got {frequency!r}: {error}") from error
-    if step.n < 1:
-        raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}")
-    advice = "Give `frequency`, or round the stamps"
-    if isinstance(step, pd.offsets.Tick):
+    if frequency is None and isinstance(step, pd.offsets.Tick):
         length = 1 + int((index[-1] - index[0]) / pd.Timedelta(step))
         if length > MOST_STAMPS_PER_ROW * len(index):
             raise ValueError(
                 f"The time stamps are not evenly spaced: one every {step.freqstr} from {index[0]} to {index[-1]} "
                 f"would make {length}, and there are {len(index)} rows. {advice}"
             )
-    grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
+    try:
+        grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}: {error}") from error
     off_grid = index[~index.isin(grid)]
     if len(off_grid):
         raise ValueError(
@@ -513,18 +514,22 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
 
     step, calendar_step = (stamps.to_series().diff().min() for stamps in (index, index.tz_localize(None)))
     days, rest = divmod(calendar_step, pd.Timedelta(days=1))
-    if days >= 28:
+    if days >= SHORTEST_MONTH:
         months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
-        by_end, by_start = pd.offsets.MonthEnd(months), pd.offsets.MonthBegin(months)
-        by_business_day = pd.offsets.BMonthEnd(months), pd.offsets.BMonthBegin(months)
-        for frequency in filter(fits, (by_end, by_start, pd.DateOffset(months=months), *by_business_day)):
+        kinds = [pd.offsets.MonthEnd, pd.offsets.MonthBegin, pd.offsets.BMonthEnd, pd.offsets.BMonthBegin]
+        candidates = [kind(months) for kind in kinds]
+        if index[0].day <= SHORTEST_MONTH:  # a later one would not come back after February
+            candidates.append(pd.DateOffset(months=months))
+        for frequency in filter(fits, candidates):
             return frequency
-    if days == 1 and len(pd.bdate_range(index[0], index[-1])) < len(pd.date_range(index[0], index[-1])):
-        for frequency in filter(fits, (pd.offsets.BDay(),)):
-            return frequency
+    business_day = pd.offsets.BDay()
+    has_weekend = len(pd.bdate_range(index[0], index[-1])) < len(pd.date_range(index[0], index[-1]))
+    if days == 1 and has_weekend and fits(business_day):
+        return business_day
     if days >= 1 and not rest and fits(pd.offsets.Day(days)):
         return pd.offsets.Day(days)
-    return to_offset(step)
+    hours, rest = divmod(step, pd.Timedelta(hours=1))
+    return to_offset(step) if rest else pd.offsets.Hour(hours)  # 24 hours are not always a day
 
 
 def following_stamps(index: pd.DatetimeIndex, length: int) -> pd.DatetimeIndex:

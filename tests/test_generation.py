@@ -299,6 +299,24 @@ def test_new_tokens_without_the_mask_of_the_old_ones_are_refused(model, num_new)
     assert cache.get_seq_length() == 4
 
 
+def test_assisted_from_a_carried_cache_has_no_hidden_states(model):
+    prompt = single_prompt()
+    with torch.no_grad():
+        cache = model(prompt["input_ids"][:, :4]).cache
+    with pytest.raises(
+        ValueError, match="`output_hidden_states` must be False in assisted decoding that goes on from"
+    ):
+        generate(model, prompt, cache=cache, prompt_lookup_num_tokens=2, output_hidden_states=True)
+
+
+def test_the_former_name_of_the_cache_in_prepared_inputs(model):
+    prompt = single_prompt()
+    with torch.no_grad():
+        cache = model(**prompt).cache
+    inputs = model.prepare_inputs_for_generation(prompt["input_ids"], 1, past_key_values=cache)
+    assert inputs["cache"] is cache and inputs["input_ids"].shape == (1, 1)
+
+
 def test_assisted_without_a_cache_is_refused(model):
     with pytest.raises(RuntimeError, match="Assisted decoding requires a cache"):
         generate(model, single_prompt(), use_cache=False, prompt_lookup_num_tokens=2)

@@ -74,6 +74,9 @@ def make_batch(config: QRNNTimeSeriesConfig, length: int = 13, future: int = 5, 
     return batch
 
 
+MASKS = ("past_observed_mask", "future_observed_mask")
+
+
 def rows(batch: dict, index) -> dict:
     return {name: value[index] for name, value in batch.items()}
 
@@ -598,6 +601,19 @@ def test_counts_may_be_integers(make_model):
     past = torch.randint(0, 9, (2, 12, 3))
     close(model(past).prediction_outputs, model(past.double()).prediction_outputs)
     close(model(past.short()).prediction_outputs, model(past.float()).prediction_outputs)
+
+
+def test_what_is_masked_may_be_infinite(make_model):
+    model = make_model()
+    batch = make_batch(model.config)
+    mask = {name: torch.ones_like(batch[name.replace("observed_mask", "values")]) for name in MASKS}
+    for name in MASKS:
+        mask[name][:, 2] = 0
+    expected = model(**batch, **mask)
+    for name in MASKS:
+        batch[name.replace("observed_mask", "values")][:, 2] = torch.inf
+    outputs = model(**batch, **mask)
+    close((outputs.loss, outputs.prediction_outputs), (expected.loss, expected.prediction_outputs))
 
 
 @torch.no_grad()

@@ -403,6 +403,11 @@ def test_any_calendar(frequency, zone, forecaster):
         assert forecaster()(frame.drop(frame.index[4])).index.equals(stamps[n_rows : n_rows + 4])
 
 
+def test_a_given_frequency_may_leave_most_values_out(forecaster):
+    frame = make_frame(3).set_axis(pd.to_datetime(["2026-01-01", "2026-06-01", "2026-12-31"]))
+    assert str(forecaster()(frame, frequency="h").index[0]) == "2026-12-31 01:00:00"
+
+
 def test_a_logger_that_knows_no_daylight_saving(forecaster):
     stamps = pd.date_range("2026-03-20", periods=20, freq="24h", tz="UTC").tz_convert("Europe/Berlin")
     frame = pd.DataFrame({"x": np.arange(16, dtype=float)}, index=stamps[:16])
@@ -459,6 +464,16 @@ WRONG = {
         "not evenly spaced: 2026-01-02 14:00|not evenly spaced: 2026-01-0",
     ),
     "another frequency": (make_frame(), {"frequency": "2h"}, "2026-01-01 01:00:00 is not one of those every 2h"),
+    "days that some months lack": (
+        make_frame(4).set_axis(pd.to_datetime(["2026-09-30", "2026-10-30", "2026-11-30", "2026-12-30"])),
+        {},
+        "not evenly spaced",
+    ),
+    "frequency of the past": (
+        make_frame(),
+        {"frequency": pd.DateOffset(months=-1)},
+        "`frequency` must be a distance above 0, got <DateOffset: months=-1>",
+    ),
     "frequency of nothing": (make_frame(), {"frequency": "0h"}, "`frequency` must be a distance above 0, got '0h'"),
     "events": (
         make_frame(4).set_axis(
@@ -520,8 +535,8 @@ def test_plot(dtype, forecaster, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [axes.get_ylabel() for axes in figure.axes] == ["x", "y"]
     history, actual, centre = figure.axes[1].lines
-    np.testing.assert_array_equal(history.get_ydata(), frame["y"][34:50].astype(float))
-    np.testing.assert_array_equal(actual.get_ydata(), frame["y"][50:54].astype(float))
+    np.testing.assert_allclose(history.get_ydata(), frame["y"][34:50].astype(float))
+    np.testing.assert_allclose(actual.get_ydata(), frame["y"][50:54].astype(float))
     np.testing.assert_array_equal(centre.get_ydata(), table["y"]["median"])
     (band,) = figure.axes[1].collections
     heights = band.get_paths()[0].vertices[:, 1]
