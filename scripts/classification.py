@@ -24,6 +24,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from command_line import one_line_trainer_error
+from training import ResumableTrainer
 
 
 Rows = Dataset | Sequence[dict]
@@ -42,7 +43,7 @@ def make_trainer(
 ) -> Trainer:
     """`Trainer` that saves the tokenizer or feature extractor too; the options are more of its arguments."""
     with one_line_trainer_error():
-        return Trainer(
+        return ResumableTrainer(
             model,
             training,
             train_dataset=splits["train"],

@@ -72,7 +72,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
-from training import check_training, train_to_the_end, with_validation, write_results
+from training import ResumableTrainer, check_training, train_to_the_end, with_validation, write_results
 
 
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
@@ -228,7 +228,7 @@ class EpochTimer(TrainerCallback):
             self.seconds.append(time.perf_counter() - self.begin)
 
 
-class TranslationTrainer(Seq2SeqTrainer):
+class TranslationTrainer(ResumableTrainer, Seq2SeqTrainer):
     """`Seq2SeqTrainer` that keeps the order of the rows, and with an `alpha` ranks beams by the paper's equation 9.
 
     What is written must stand beside its references, so evaluation is in order even if training goes by length, and

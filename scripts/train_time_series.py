@@ -52,7 +52,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
-from training import check_training, train_to_the_end
+from training import ResumableTrainer, check_training, train_to_the_end
 
 
 SPLITS = ("train", "validation", "test")
@@ -244,7 +244,7 @@ def make_model(
 def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str, Windows]) -> Trainer:
     """Train a model, or go on with it."""
     with one_line_trainer_error():
-        trainer = Trainer(model, training, train_dataset=windows["train"], eval_dataset=windows["validation"])
+        trainer = ResumableTrainer(model, training, train_dataset=windows["train"], eval_dataset=windows["validation"])
     train_to_the_end(trainer)
     return trainer
 

@@ -59,6 +59,15 @@ def with_validation(
     return dict(splits)
 
 
+class ResumableTrainer(Trainer):
+    """`Trainer` for runs that are started again: one that has ended stays as it is."""
+
+    def _run_epoch(self, *args, **kwargs):
+        """As in `Trainer`, which takes a step too many if a run that ended within an epoch is resumed from its end."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+
 def train_to_the_end(trainer: Trainer) -> None:
     """Train from the last complete checkpoint of the folder, if there is one, and save the model."""
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, GenerationConfig, pipeline
 
 import train_seq2seq
 from modeling_qrnn import TargetLengthLogitsProcessor
-from program_runs import assert_same_end, kill_at, rows_in, write_rows
+from program_runs import assert_same_end, kill_at, rows_in, weights_in, write_rows
 from tokenization import train_tokenizer
 from train_seq2seq import DataArguments, compare, encode, read_pairs
 
@@ -195,6 +195,14 @@ def test_killed_run_ends_like_an_uninterrupted_one(run):
 
 
 # --- what it reads ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ended_within_an_epoch_is_not_trained_further(run):
+    ends = {"max_steps": 4, "load_best_model_at_end": False, "lr_scheduler_type": "constant"}
+    scores, folder = run(**ends)
+    weights = weights_in(folder)
+    assert run(**ends)[0] == scores
+    torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
 
 
 def test_references_and_limits(tmp_path, capsys):

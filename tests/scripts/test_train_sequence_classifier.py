@@ -363,6 +363,20 @@ def test_finished_run_is_not_trained_further(run):
     torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
 
 
+def test_a_run_that_ended_within_an_epoch_is_not_trained_further(run):
+    """Alone or fold by fold: the same weights, scores and card."""
+    ends = {"max_steps": 4, "load_best_model_at_end": False, "lr_scheduler_type": "constant"}
+    folds = {"validation_file": None, "test_file": None, "validation_share": 0.2, "folds": 2}
+    for output, settings in (("one", ends), ("two", {**ends, **folds})):
+        scores, folder = run(output=output, **settings)
+        models = [folder] if output == "one" else [folder / "fold-1", folder / "fold-2"]
+        before = [(weights_in(model), (model / "README.md").read_text()) for model in models]
+        assert run(output=output, **settings)[0] == scores
+        for model, (weights, card) in zip(models, before, strict=True):
+            torch.testing.assert_close(weights_in(model), weights, rtol=0, atol=0)
+            assert (model / "README.md").read_text() == card
+
+
 def test_random_order_goes_on_within_an_epoch(run):
     steps = {"train_sampling_strategy": "random", "save_strategy": "steps", "eval_strategy": "steps"}
     steps |= {"save_steps": 7, "eval_steps": 7, "load_best_model_at_end": False, "max_steps": 35}

@@ -180,11 +180,14 @@ def test_killed_run_ends_like_an_uninterrupted_one(run):
     assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
 
 
-def test_finished_run_is_not_trained_further(run):
-    scores, folder = run()
-    weights = weights_in(folder)
-    assert run()[0] == scores
-    torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_finished_run_is_not_trained_further(keeps_best, run):
+    """Neither is the linear model beside it; both end within an epoch."""
+    settings = {"load_best_model_at_end": keeps_best, "lr_scheduler_type": "constant"}
+    scores, folder = run(**settings)
+    weights = [weights_in(folder / part) for part in (".", "linear")]
+    assert run(**settings)[0] == scores
+    torch.testing.assert_close([weights_in(folder / part) for part in (".", "linear")], weights, rtol=0, atol=0)
 
 
 def test_other_settings_need_another_folder(run):
