@@ -82,9 +82,7 @@ ARGUMENTS = (DataArguments, SpeechArguments, TrainingArguments)
 
 def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
     check_audio_arguments(data)
-    check_training(training, {*ERROR_RATES})
-    if (training.metric_for_best_model or "").removeprefix("eval_") in ERROR_RATES:
-        training.greater_is_better = False
+    check_training(training, {*ERROR_RATES}, smaller_is_better=True)
     for name in ("strings", "strings_test", "max_words"):
         least = 0 if name == "strings" else 1
         if getattr(data, name) < least:

@@ -43,7 +43,7 @@ from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
 from models import make_model
-from recipes import ModelArguments, keep_settings, last_complete_checkpoint, read_recipe
+from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from text_data import (
     SPLITS,
@@ -54,6 +54,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
+from training import check_training, train_to_the_end
 
 
 @dataclass
@@ -212,6 +213,7 @@ def publish_model(
 def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
     check_text_arguments(data)
+    check_training(training, {"perplexity"}, smaller_is_better=True)
     if data.zero_state_window is not None and data.zero_state_window < 2:
         stop(f"--zero-state-window must be at least 2, for the first token is given, got {data.zero_state_window}")
     folder = Path(training.output_dir)
@@ -230,14 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with one_line_trainer_error():
         trainer, scored = make_trainer(data, training, model, tokenizer, documents)
-    checkpoint = last_complete_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    train_to_the_end(trainer)
     scores = {
         split: score(trainer, split, scored[split], texts[split], documents[split], data)
         for split in SPLITS[1:]
         if split in scored
     }
-    trainer.save_model()
     if trainer.is_world_process_zero():
         write_scores(scores, folder)
         trained, measured = (points(trainer.state.log_history, name) for name in ("loss", "eval_loss"))

@@ -28,11 +28,16 @@ from recipes import last_complete_checkpoint
 from results import report, write_scores
 
 
-def check_training(training: TrainingArguments, metrics: set[str]) -> None:
-    """Refuse what would end in a traceback, or go on elsewhere than it stopped."""
-    metric = training.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") not in {*metrics, "loss"}:
+def check_training(training: TrainingArguments, metrics: set[str], smaller_is_better: bool = False) -> None:
+    """Refuse what would end in a traceback, or go on elsewhere than it stopped.
+
+    Of the metrics other than the loss Transformers takes the greatest for the best, unless told otherwise.
+    """
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in {*metrics, "loss"}:
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
+    if smaller_is_better and metric in metrics:
+        training.greater_is_better = False
     if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
         stop(
             "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "

@@ -150,6 +150,14 @@ def test_card_and_curve(run, capsys):
     assert f"perplexity {scores['validation']['perplexity']:.4f}" in capsys.readouterr().out
 
 
+def test_the_best_model_by_perplexity_is_the_one_of_the_least(run):
+    scores, folder = run("--load-best-model-at-end", "--metric-for-best-model", "perplexity")
+    log = json.loads((folder / "checkpoint-12/trainer_state.json").read_text())["log_history"]
+    values = [entry["eval_perplexity"] for entry in log if "eval_perplexity" in entry]
+    assert scores["validation"]["perplexity"] == pytest.approx(min(values))
+    assert min(values) < 0.99 * max(values)
+
+
 def test_the_card_is_pushed_last(run, monkeypatch):
     """Trainer writes and pushes a card of its own; ours is the one that stays, and no file holds the secret."""
     monkeypatch.setenv("HF_TOKEN", "hf_other")
@@ -332,6 +340,14 @@ MISTAKES = {
     "no model": (["recipe.yaml", "--model-config", "huge"], "--model-config huge: there is neither"),
     "wrong model": (["recipe.yaml", "--model-overrides", "{zoneout: 2.0}"], "zoneout"),
     "unknown model field": (["recipe.yaml", "--model-overrides", "{zone: 2.0}"], "unknown fields: zone"),
+    "metric": (
+        ["recipe.yaml", "--metric-for-best-model", "perplexitty"],
+        "--metric-for-best-model perplexitty: the metrics are loss, perplexity",
+    ),
+    "order and steps": (
+        ["recipe.yaml", "--layout", "packed", "--train-sampling-strategy", "group_by_length"],
+        "--save-strategy must be epoch",
+    ),
     "output is a file": (["recipe.yaml", "--output-dir", "text.txt"], "--output-dir text.txt"),
 }
 
