@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 
 # Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
@@ -222,7 +223,6 @@ def hold_out_each(
     settings: dict[str, Any],
 ) -> None:
     """Train a model for each held-out value, in a folder of its own. Those trained before are only scored."""
-    settings = {name: value for name, value in settings.items() if name != "held_out_value"}
     folder, scores = Path(training.output_dir), {}
     for value, splits in hold_out(rows, data, training.seed):
         if data.held_out_value not in (None, value):
@@ -231,7 +231,8 @@ def hold_out_each(
         training.output_dir = str(folder / folder_name(value))
         source = f"{describe_source(data)}, {data.held_out_column} {value} held out"
         print(f"Held out: {data.held_out_column} {value}")
-        scores[value] = train(splits, names, sampling_rate, source, data, model_args, training, settings)
+        own_settings = {**settings, "held_out_value": value}  # the same whether this one was asked for or all
+        scores[value] = train(splits, names, sampling_rate, source, data, model_args, training, own_settings)
     if data.held_out_value is None and training.process_index == 0:
         summary = average([part["test"] for part in scores.values()])
         baseline = average([part["baselines"][BASELINE]["test"] for part in scores.values()])
@@ -241,8 +242,8 @@ def hold_out_each(
 
 
 def folder_name(value: str) -> str:
-    """The value, without what would lead elsewhere."""
-    return "held-out-" + "".join(letter if letter.isalnum() else "_" for letter in value)
+    """Another one for each value, and never one elsewhere."""
+    return f"held-out-{quote(value, safe='')}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

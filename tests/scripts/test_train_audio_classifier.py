@@ -150,7 +150,7 @@ def test_held_out_values(run, capsys):
     scores, folder = run(**settings)
     torch.testing.assert_close(weights_in(folder / "held-out-bob"), weights, rtol=0, atol=0)
     values = {name: part["test"]["accuracy"] for name, part in scores["held_out"].items()}
-    assert [*values] == ["ann", "bob", "c/d"] and (folder / "held-out-c_d").is_dir()
+    assert [*values] == ["ann", "bob", "c/d"] and (folder / "held-out-c%2Fd").is_dir()
     assert sum(part["test"]["recordings"] for part in scores["held_out"].values()) == 96
     assert scores["mean"]["accuracy"] == pytest.approx(np.mean([*values.values()]))
     baselines = [part["baselines"]["mean MFCCs"]["test"]["accuracy"] for part in scores["held_out"].values()]
@@ -173,8 +173,15 @@ def test_what_is_held_out_is_met_in_the_test_alone():
         assert [len(splits[split]) for split in ("train", "validation", "test")] == [32, 8, 20]
 
 
-def test_folders_stay_where_they_are():
-    assert folder_name("../ä b") == "held-out-___ä_b"
+def test_values_have_folders_of_their_own(run):
+    """Within the output folder; and in one that is not its own a value is not trained further."""
+    assert folder_name("../a b") == "held-out-..%2Fa%20b"
+    assert folder_name("A+") != folder_name("A-")
+    settings = {"validation_file": None, "test_file": None, "validation_share": 0.2, "num_train_epochs": 1}
+    run("--held-out-column", "player", "--held-out-value", "ann", **settings)
+    Path("output/held-out-ann").rename("output/held-out-bob")
+    with pytest.raises(SystemExit, match=r"held-out-bob holds a run with other settings \(held_out_value\)"):
+        run("--held-out-column", "player", **settings)
 
 
 # Going on
