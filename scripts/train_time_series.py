@@ -203,6 +203,13 @@ def make_windows(data: DataArguments, series: pd.DataFrame, splits: dict[str, ra
     return {split: Windows(*columns, begins[split], rows.stop, *lengths) for split, rows in splits.items()}
 
 
+def check_values(data: DataArguments, windows: dict[str, Windows]) -> None:
+    """A forecast is learned from values, and scored by them."""
+    for split, part in windows.items():
+        if part.values[part.starts.start : part.starts[-1] + part.prediction_length].isnan().all():
+            stop(f"{Path(data.data_file or '').name}: the {split} split holds no value to forecast")
+
+
 def describe_data(data: DataArguments, series: pd.DataFrame, splits: dict[str, range]) -> str:
     """One line for the card: the file, its span and its splits."""
     counts = ", ".join(f"{len(rows):,} rows for {split}" for split, rows in splits.items())
@@ -287,7 +294,6 @@ def score(forecast: Forecast, windows: Windows, std: Sequence[float], device: to
         squares += error.square().sum().item()
         magnitudes += error.abs().sum().item()
         n_values += error.numel()
-    n_values = max(n_values, 1)
     return {"mse": squares / n_values, "mae": magnitudes / n_values, "windows": len(windows), "values": int(n_values)}
 
 
@@ -303,10 +309,16 @@ def score_baselines(
     return {name: score(forecast, windows, std, device) for name, forecast in baselines.items()}
 
 
-def write_sample(data: DataArguments, series: pd.DataFrame, end: int, folder: Path) -> str:
-    """Load the saved model as anyone would, and forecast the last window of the test rows; a table, and a plot."""
-    start, covariates = end - data.prediction_length, names_in(data.covariate_columns)
+def write_sample(data: DataArguments, series: pd.DataFrame, windows: Windows, folder: Path) -> str:
+    """Load the saved model as anyone would, and forecast the last window that it can; a table, and a plot."""
+    covariates = names_in(data.covariate_columns)
     targets = [name for name in series.columns if name not in covariates]
+    start = last_start(series[targets], windows)
+    if start is None:
+        reason = "no window of the test rows has a value of each column in its past"
+        print(f"There is no sample: {reason}")
+        return reason
+    end = start + data.prediction_length
     options = {"target": targets, "covariates": covariates, "frequency": series.index.freqstr}
     if covariates:
         options["future"] = series[start:end]
@@ -314,6 +326,13 @@ def write_sample(data: DataArguments, series: pd.DataFrame, end: int, folder: Pa
     table = pipeline("time-series-forecasting", model=str(folder))(past, **options)
     plot_forecast(past, table, actual=series[start:end], path=folder / "forecast.png")
     return table[targets[-1]].head(6).to_string(float_format="%.3f")
+
+
+def last_start(targets: pd.DataFrame, windows: Windows) -> int | None:
+    """Where the future of the last window begins whose past has a value of each column, without which none is read."""
+    length = windows.context_length
+    starts = reversed(windows.starts)
+    return next((start for start in starts if targets[start - length : start].notna().any().all()), None)
 
 
 def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
@@ -330,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     series = read_table(data)
     splits = cut_rows(data, len(series))
     windows = make_windows(data, series, splits)
+    check_values(data, windows)
     keep_settings(settings, folder)
     set_seed(training.seed)
     training_part = series.iloc[: splits["train"].stop].drop(columns=names_in(data.covariate_columns))
@@ -353,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             source = describe_data(data, series, splits)
             run = describe_run(__file__, "time-series-forecasting", source, trainer, settings, scores)
             run |= {"baselines": baselines, "lengths": (data.context_length, data.prediction_length)}
-            run["sample"] = write_sample(data, series, splits["test"].stop, folder)
+            run["sample"] = write_sample(data, series, windows["test"], folder)
             publish(trainer, run, None, {"mse": "mse", "mae": "mae"})
 
 

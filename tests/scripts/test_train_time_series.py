@@ -159,6 +159,19 @@ def test_shares(run):
     assert "156 rows for train" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("last_value", "has_sample"), [(204, True), (149, False)])
+def test_a_column_that_ends(last_value, has_sample, run, capsys):
+    """The sample is of the last window that the pipeline can forecast; without any the card says so."""
+    table = make_table()[["stamp", "low", "high"]]
+    table.loc[last_value + 1 :, "low"] = NAN
+    table.to_csv("ends.csv", index=False)
+    scores, folder = run(data_file="ends.csv", max_steps=4)
+    assert np.isfinite(scores["test"]["mse"])
+    assert (folder / "forecast.png").exists() == has_sample
+    told = "no window of the test rows has a value of each column in its past"
+    assert (told in capsys.readouterr().out) == (told in (folder / "README.md").read_text()) == (not has_sample)
+
+
 def test_a_column_that_never_moves(run):
     table = make_table()[["stamp", "low"]].assign(still=7.0)
     table.to_csv("still.csv", index=False)
@@ -217,6 +230,7 @@ MISTAKES = {
         "Covariate 'high' must be known at each time stamp, but is missing at 2026-01-01 09:00:00",
     ),
     "nothing observed": (["recipe.yaml", "--data-file", "void.csv"], "column 'low' has no value in the training rows"),
+    "nothing to test on": (["recipe.yaml", "--data-file", "unseen.csv"], "unseen.csv: the test split holds no value"),
     "some rows": (["table.yaml", "--train-rows", "99999"], "the splits have 100,089 rows together, but the table has"),
     "too few rows": (["table.yaml", "--test-rows", "5"], "the test split has 5 rows, too few for a single window"),
     "shares": (["bare.yaml", "--test-share", "1.5"], "--validation-share and --test-share must be above 0"),
@@ -245,6 +259,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
         "words": table.assign(low="low"),
         "infinite": table.assign(low=np.inf),
         "gaps": table.drop(index=9),
+        "unseen": table.assign(**dict.fromkeys(["low", "high"], table["low"].where(table.index < 190))),
         "void": table.assign(low=np.where(table.index < 150, NAN, 1.0)),
     }
     for name, frame in tables.items():
