@@ -112,18 +112,39 @@ def train_tokenizer(
         init_from: the folder of the model whose tokenizer it is to be, in place of what `data` says.
         of_words: whether texts will come as lists of words, where no space is before a word.
     """
-    name = init_from or data.tokenizer
-    if name in TOKENIZERS:
-        splits = texts if data.vocabulary_from == "all" else ("train",)
-        chosen = itertools.chain.from_iterable(texts[split] for split in splits)
-        options = {"add_prefix_space": True} if of_words and name == "bpe" else {}
-        return TOKENIZERS[name](chosen, data.vocab_size, **options)
+    name = data.tokenizer
+    if init_from is not None or name not in TOKENIZERS:
+        return load_tokenizer(data, init_from)
+    splits = texts if data.vocabulary_from == "all" else ("train",)
+    chosen = itertools.chain.from_iterable(texts[split] for split in splits)
+    options = {"add_prefix_space": True} if of_words and name == "bpe" else {}
+    return TOKENIZERS[name](chosen, data.vocab_size, **options)
+
+
+def load_tokenizer(data: TextArguments, init_from: str | None) -> PreTrainedTokenizerBase:
+    """One that there is, of a trained model or of what `data` names."""
+    name = data.tokenizer if init_from is None else init_from
     with one_line_error(f"--tokenizer {name}" if init_from is None else f"--init-from {name}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None and tokenizer.eos_token is None:
             raise ValueError("it has neither a pad token nor an end token to pad with")
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # what is a pad is told by the mask alone
         return tokenizer
+
+
+def kind_for(data: TextArguments, init_from: str | None) -> str:
+    """The kind of the tokenizer that a run will have, by which its texts are read."""
+    if init_from is None and data.tokenizer in TOKENIZERS:
+        return data.tokenizer
+    return kind_of(load_tokenizer(data, init_from))
+
+
+def kind_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What its tokens are: `word`, and white space is lost; or they spell the text, a `character` each or as `bpe`."""
+    if tokenizer("\n").input_ids == tokenizer("").input_ids:
+        return "word"
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    return "character" if core is not None and isinstance(core.model, models.WordLevel) else "bpe"
 
 
 def report_unknown(splits: Mapping[str, Iterable[Iterable[int]]], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -53,7 +53,7 @@ from text_data import (
     read_column,
     read_splits,
 )
-from tokenization import report_unknown, train_tokenizer
+from tokenization import kind_for, kind_of, report_unknown, train_tokenizer
 from training import check_training, train_to_the_end
 
 
@@ -77,9 +77,9 @@ ARGUMENTS = (DataArguments, ModelArguments, QRNNTrainingArguments)
 # Text
 
 
-def read_documents(data: DataArguments) -> dict[str, list[str]]:
-    """The documents of each split. A text file is one, or for words one for each line."""
-    splits = read_splits(data, sample_by="line" if data.tokenizer == "word" else "document")
+def read_documents(data: DataArguments, kind: str) -> dict[str, list[str]]:
+    """The documents of each split, for a kind of tokenizer. A text file is one, or for words one for each line."""
+    splits = read_splits(data, sample_by="line" if kind == "word" else "document")
     documents = {split: read_column(name, rows, data.text_column) for split, (name, rows) in splits.items()}
     if data.validation_share:
         if "validation" in documents:
@@ -88,7 +88,7 @@ def read_documents(data: DataArguments) -> dict[str, list[str]]:
     for split in ("train", "validation"):
         if not any(documents.get(split, [])):
             stop(f"the {split} split is empty")
-    if data.tokenizer == "character":  # to a model of characters a line break says that a document ends
+    if kind == "character":  # to a model of characters a line break says that a document ends
         return {split: [part + "\n" for part in parts[:-1]] + parts[-1:] for split, parts in documents.items()}
     return documents
 
@@ -101,9 +101,9 @@ def split_documents(documents: list[str], share: float) -> tuple[list[str], list
     return parts if len(documents) > 1 else ([parts[0]], [parts[1]])
 
 
-def encode(documents: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def encode(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The tokens of each document and its end mark, which characters do not need."""
-    end = [] if data.tokenizer == "character" or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [] if kind_of(tokenizer) == "character" or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded = tokenizer(documents)["input_ids"]  # some tokenizers set an end mark of their own
     return [ids if end and ids[-1:] == end else ids + end for ids in encoded]
 
@@ -173,7 +173,7 @@ def score(
     """What a split costs: per token, and per character and byte where the tokens spell the text."""
     metrics = trainer.evaluate(scored, metric_key_prefix=split)
     result = {name: metrics[f"{split}_{name}"] for name in ("loss", "perplexity", "tokens")}
-    if data.tokenizer != "word":
+    if kind_of(trainer.processing_class) != "word":
         nats, text = result["loss"] * result["tokens"], spelled(texts, documents, data, trainer.processing_class)
         result["bits_per_character"], result["bits_per_byte"] = bits(nats, len(text)), bits(nats, len(text.encode()))
     if data.zero_state_window and isinstance(scored, torch.Tensor):
@@ -220,9 +220,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_settings(settings, folder)
     set_seed(training.seed)
 
-    texts = read_documents(data)
+    texts = read_documents(data, kind_for(data, model_args.init_from))
     tokenizer = train_tokenizer(data, texts, model_args.init_from)
-    documents = {split: encode(part, data, tokenizer) if part else [] for split, part in texts.items()}
+    documents = {split: encode(part, tokenizer) if part else [] for split, part in texts.items()}
     for split, part in documents.items():
         check_length(split, part, data)
     model = make_model(QRNNForCausalLM, model_args, tokenizer)

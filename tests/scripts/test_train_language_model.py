@@ -219,6 +219,18 @@ def test_pretrained_tokenizer(run):
     assert scores["validation"]["bits_per_byte"] > 0
 
 
+@pytest.mark.parametrize("option", ["init_from", "tokenizer"])
+@pytest.mark.parametrize("kind", ["word", "character", "bpe"])
+def test_a_text_is_read_as_its_tokenizer_needs(kind, option, run):
+    """Whatever the recipe calls it: the same tokens, and bits where these spell the text."""
+    first, folder = run(tokenizer=kind, vocab_size=300, max_steps=1)
+    other = {"tokenizer": "bpe" if kind == "word" else "word", option: str(folder)}
+    second, _ = run(**other, max_steps=1, output="second")
+    assert first["validation"].keys() == second["validation"].keys()
+    assert first["validation"]["tokens"] == second["validation"]["tokens"]
+    assert ("bits_per_byte" in first["validation"]) == (kind != "word")
+
+
 # Going on
 
 
@@ -295,7 +307,7 @@ def test_table_files(name, tmp_path):
     else:
         frame.to_parquet(path)
     data = DataArguments(train_file=str(path), validation_share=0.2, text_column="line")
-    documents = read_documents(data)
+    documents = read_documents(data, "word")
     assert documents["train"] + documents["validation"] == LINES
 
 
@@ -304,8 +316,8 @@ def test_text_files(tokenizer, tmp_path):
     """Of words a line is a document; for the others the line breaks are text."""
     path = tmp_path / "text.txt.gz"
     path.write_bytes(gzip.compress("\n".join(LINES).encode()))
-    data = DataArguments(train_file=str(path), validation_file=str(path), tokenizer=tokenizer)
-    assert read_documents(data)["train"] == (LINES if tokenizer == "word" else ["\n".join(LINES)])
+    data = DataArguments(train_file=str(path), validation_file=str(path))
+    assert read_documents(data, tokenizer)["train"] == (LINES if tokenizer == "word" else ["\n".join(LINES)])
 
 
 MISTAKES = {

@@ -194,15 +194,15 @@ def test_killed_run_ends_like_an_uninterrupted_one(run):
         run("--learning-rate", "0.5", output="killed")
 
 
-# --- what it reads ---------------------------------------------------------------------------------------------------
-
-
 def test_a_run_that_ended_within_an_epoch_is_not_trained_further(run):
     ends = {"max_steps": 4, "load_best_model_at_end": False, "lr_scheduler_type": "constant"}
     scores, folder = run(**ends)
     weights = weights_in(folder)
     assert run(**ends)[0] == scores
     torch.testing.assert_close(weights_in(folder), weights, rtol=0, atol=0)
+
+
+# --- what it reads ---------------------------------------------------------------------------------------------------
 
 
 def test_references_and_limits(tmp_path, capsys):
