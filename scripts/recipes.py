@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ COMMON_ARGUMENTS = {
 
 
 INPUTS = ("dataset", "init_from", "tokenizer")  # and all that ends in _file: settings that may name files or folders
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")  # of a model, which are those of its tokenizer
 BATCH_SIZE = "per_device_train_batch_size"
 # What may change between a run and its continuation, for the result hangs on none of it
 FREE_SETTINGS = {
@@ -103,7 +104,7 @@ def read_recipe(
     with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
         settings = yaml.load(recipe.read_text(encoding="utf-8"), RecipeLoader)
         if not isinstance(settings, dict):
-            raise ValueError("this is not a list of `name: value`")
+            raise ValueError("this is not a mapping of `name: value`")
         unknown = sorted({str(name) for name in settings} - (set(defaults) - {"recipe"}))
         if unknown:
             raise ValueError(f"unknown keys: {', '.join(unknown)}")
@@ -158,12 +159,18 @@ def make_config(
         stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
     mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
     with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
-        of_tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        changes = {**overrides_of(model_args, config_class), "vocab_size": len(tokenizer), **of_tokens, **fixed}
-        settings = config_class.get_config_dict(path)[0]
-        if settings.get("model_type") != config_class.model_type:
-            raise ValueError(f"it is of a {settings.get('model_type')!r}, not of a {config_class.model_type!r}")
-        return config_class.from_dict({**settings, **changes})
+        of_tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
+        of_data = {"vocab_size": len(tokenizer), **of_tokens, **fixed}
+        overrides = overrides_of(model_args, config_class, of_data)
+        return config_class.from_dict({**read_settings(path, config_class), **overrides, **of_data})
+
+
+def read_settings(path: Path, config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """A model configuration as it reads, which must be one of that class."""
+    settings = config_class.get_config_dict(path)[0]
+    if settings.get("model_type") != config_class.model_type:
+        raise ValueError(f"it is of a {settings.get('model_type')!r}, not of a {config_class.model_type!r}")
+    return settings
 
 
 def config_path(name: str) -> Path:
@@ -172,14 +179,23 @@ def config_path(name: str) -> Path:
     return path if path.is_file() else ROOT / f"configuration/models/{name}.json"
 
 
-def overrides_of(model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig) -> dict[str, Any]:
-    """The changes to the model configuration, the `model_overrides` of the arguments."""
-    overrides = yaml.safe_load(model_args.model_overrides)
+def overrides_of(
+    model_args: Any, config_class: type[PreTrainedConfig] = QRNNConfig, of_data: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The changes to the model configuration, the `model_overrides` of the arguments.
+
+    Raises:
+        ValueError: for what is no mapping, a field that the class has not, or one `of_data`, which decides it.
+    """
+    overrides = yaml.load(model_args.model_overrides, RecipeLoader)
     if not isinstance(overrides, dict):
         raise ValueError("the changes must read `{name: value, ...}`")
     unknown = sorted(set(overrides) - {*own_fields(config_class), *config_class.attribute_map})
     if unknown:
         raise ValueError(f"unknown fields: {', '.join(unknown)}")
+    taken = sorted({*of_data} & {config_class.attribute_map.get(name, name) for name in overrides})
+    if taken:
+        raise ValueError(f"fields that the data or other options decide: {', '.join(taken)}")
     return overrides
 
 

@@ -52,7 +52,7 @@ def make_extractor(model_args: SpeechArguments, rows: Dataset, sampling_rate: in
     Of many recordings only some count, evenly spread.
     """
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
-        size = QRNNSpeechConfig(**overrides_of(model_args, QRNNSpeechConfig)).num_mel_bins
+        size = QRNNSpeechConfig(**overrides_of(model_args, QRNNSpeechConfig, FIXED_BY_DATA)).num_mel_bins
         extractor = QRNNFeatureExtractor(size, sampling_rate)
     some = rows.select(range(0, len(rows), -(-len(rows) // MOST_TO_FIT)))
     return extractor.fit((row["audio"] for row in some), sampling_rate)
@@ -66,10 +66,7 @@ def make_model(
 ) -> QRNNSpeechPreTrainedModel:
     """The model that the arguments describe, for these features; `fixed` is what the data decide."""
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
-        overrides = overrides_of(model_args, QRNNSpeechConfig)
-        taken = sorted(FIXED_BY_DATA & set(overrides))
-        if taken:
-            raise ValueError(f"{', '.join(taken)} come from the data")
+        overrides = overrides_of(model_args, QRNNSpeechConfig, FIXED_BY_DATA)
         model = model_class(QRNNSpeechConfig(**overrides, hop_length=extractor.hop_length, **fixed))
     return model if model_args.architecture == "qrnn" else equal_lstm(model)
 

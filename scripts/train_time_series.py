@@ -100,9 +100,6 @@ class ForecasterArguments:
 
 
 ARGUMENTS = (DataArguments, ForecasterArguments, TrainingArguments)
-FIXED_BY_DATA = {
-    *("num_input_channels", "num_time_features", "value_loc", "value_scale", "context_length", "prediction_length")
-}
 
 
 # Data
@@ -238,10 +235,7 @@ def make_model(
     }
     mistakes = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *mistakes):
-        overrides = overrides_of(model_args, QRNNTimeSeriesConfig)
-        taken = sorted(FIXED_BY_DATA & set(overrides))
-        if taken:
-            raise ValueError(f"{', '.join(taken)} come from the data and their own options")
+        overrides = overrides_of(model_args, QRNNTimeSeriesConfig, of_data)
         if overrides.get("distribution_output") == "negative_binomial":
             del of_data["value_loc"]  # counts are measured from zero
         model = QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(**of_data, **overrides))

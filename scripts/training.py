@@ -38,6 +38,12 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
     if smaller_is_better and metric in metrics:
         training.greater_is_better = False
+    if training.resume_from_checkpoint is not None:
+        stop("--resume-from-checkpoint: a run goes on by itself, from the last complete checkpoint of --output-dir")
+    if training.save_only_model:
+        stop("--save-only-model leaves out the optimizer, without which a run cannot go on where it stopped")
+    if training.ignore_data_skip:
+        stop("--ignore-data-skip reads rows again that were read before, so a run would not go on to the same end")
     if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
         stop(
             "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "

@@ -223,7 +223,7 @@ MISTAKES = {
     "no file": (["--validation-file", "none.jsonl"], "there is no file 'none.jsonl'"),
     "metric": (["--metric-for-best-model", "f1"], "the metrics are accuracy, loss, macro_f1"),
     "wrong model": (["--model-overrides", "{stride: 0}"], "stride"),
-    "fixed": (["--model-overrides", "{hop_length: 3}"], "hop_length come from the data"),
+    "fixed": (["--model-overrides", "{hop_length: 3}"], "data or other options decide: hop_length"),
     "speed": (["--speeds", "[0.9, 1]"], "--speeds [0.9, 1]: 1 is no number in [0.5, 2.0] of two decimals and other"),
     "no speed": (["--speeds", "[.nan]"], "nan is no number in [0.5, 2.0]"),
     "nearly one": (["--speeds", "[1.001]"], "1.001 is no number in [0.5, 2.0] of two decimals"),

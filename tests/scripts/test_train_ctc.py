@@ -250,7 +250,7 @@ MISTAKES = {
     "too fast": (["--strings", "0", "--train-file", "fast.jsonl"], "fast.jsonl: row 2: the transcript '1111"),
     "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
     "metric": (["--metric-for-best-model", "accuracy"], "the metrics are character_error_rate, loss, word_error_rate"),
-    "fixed": (["--model-overrides", "{vocab_size: 3}"], "vocab_size come from the data"),
+    "fixed": (["--model-overrides", "{vocab_size: 3}"], "data or other options decide: vocab_size"),
     "words": (["--max-words", "0"], "--max-words must be at least 1, got 0"),
     "strings": (["--strings", "-1"], "--strings must be at least 0, got -1"),
     "pauses": (["--min-pause", "1", "--max-pause", "0.5"], "--min-pause and --max-pause must rise from 0 on"),

@@ -322,7 +322,7 @@ def test_text_files(tokenizer, tmp_path):
 
 MISTAKES = {
     "no recipe": (["none.yaml"], "there is no file 'none.yaml'"),
-    "recipe of no settings": (["text.txt"], "not a list of `name: value`"),
+    "recipe of no settings": (["text.txt"], "not a mapping of `name: value`"),
     "unknown key": (["unknown.yaml"], "unknown.yaml: unknown keys: learning_rte"),
     "a name twice": (["twice.yaml"], "twice.yaml: names that stand twice: seed"),
     "a number that is none": (["fraction.yaml"], "argument --max_steps/--max-steps: invalid int value: '6.0'"),
@@ -360,6 +360,11 @@ MISTAKES = {
         ["recipe.yaml", "--layout", "packed", "--train-sampling-strategy", "group_by_length"],
         "--save-strategy must be epoch",
     ),
+    "model field twice": (["recipe.yaml", "--model-overrides", "{zoneout: 0.1, zoneout: 0.2}"], "stand twice: zoneout"),
+    "field of the data": (["recipe.yaml", "--model-overrides", "{vocab_size: 5}"], "options decide: vocab_size"),
+    "checkpoint": (["recipe.yaml", "--resume-from-checkpoint", "output/checkpoint-4"], "a run goes on by itself"),
+    "no optimizer": (["recipe.yaml", "--save-only-model"], "--save-only-model leaves out the optimizer"),
+    "rows again": (["recipe.yaml", "--ignore-data-skip"], "--ignore-data-skip reads rows again"),
     "output is a file": (["recipe.yaml", "--output-dir", "text.txt"], "--output-dir text.txt"),
 }
 

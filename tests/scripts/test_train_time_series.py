@@ -238,7 +238,10 @@ MISTAKES = {
     "length": (["table.yaml", "--context-length", "0"], "--context-length must be at least 1, got 0"),
     "wrong model": (["table.yaml", "--model-overrides", "{patch_length: 0}"], "patch_length"),
     "unknown model field": (["table.yaml", "--model-overrides", "{patch: 2}"], "unknown fields: patch"),
-    "field of the data": (["table.yaml", "--model-overrides", "{prediction_length: 2}"], "come from the data"),
+    "field of the data": (
+        ["table.yaml", "--model-overrides", "{prediction_length: 2}"],
+        "fields that the data or other options decide: prediction_length",
+    ),
     "fields that do not fit": (
         ["table.yaml", "--model-overrides", "{bidirectional: true}"],
         "`bidirectional` must be",
