@@ -66,7 +66,10 @@ def end_process_group() -> None:
 
 
 def one_line_trainer_error() -> AbstractContextManager[None]:
-    """Around the making of a trainer: its settings, the packages that they need and the Hub are the user's matter."""
+    """End the program with one line if a trainer cannot be made.
+
+    A setting is wrong, a package is missing or the Hub is out of reach, none of which is a fault of the program.
+    """
     return one_line_error("training", Exception)
 
 

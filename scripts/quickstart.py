@@ -60,12 +60,14 @@ from command_line import (
     end_process_group,
     existing_file,
     one_line_error,
+    one_line_trainer_error,
     positive_int,
     stop,
 )
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from recipes import read_settings
 from results import describe_device, describe_versions
 from tokenization import BEGIN, END, PAD, byte_level_bpe
 
@@ -141,7 +143,7 @@ def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments
     with one_line_error(args.training_config, OSError, ValueError, TypeError, yaml.YAMLError):
         settings = yaml.safe_load(args.training_config.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError("this is not a list of `name: value`")
+            raise ValueError("this is not a mapping of `name: value`")
         settings |= {name: getattr(args, name) for name in ("max_steps", "seed") if getattr(args, name) is not None}
         (training_args,) = HfArgumentParser(TrainingArguments).parse_dict(
             settings | {"output_dir": str(args.output_dir)}
@@ -301,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training_args, training_settings = read_training_arguments(args)
     check_processes(training_args.world_size)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
-        config = QRNNConfig.from_pretrained(args.model_config)
+        config = QRNNConfig.from_dict(read_settings(args.model_config, QRNNConfig))
     set_seed(training_args.seed)
 
     text, source = read_text(args)
@@ -331,16 +333,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = QRNNForCausalLM(config)
     print(f"Model: {config.num_hidden_layers} layers of {config.hidden_size}, {model.num_parameters():,} parameters")
 
-    trainer = Trainer(
-        model=model,
-        args=training_args,
-        train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
-        eval_dataset=datasets.Dataset.from_dict({"input_ids": held_out_documents}),
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        preprocess_logits_for_metrics=token_losses,
-        compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
-    )
+    with one_line_trainer_error():
+        trainer = Trainer(
+            model=model,
+            args=training_args,
+            train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
+            eval_dataset=datasets.Dataset.from_dict({"input_ids": held_out_documents}),
+            processing_class=tokenizer,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            preprocess_logits_for_metrics=token_losses,
+            compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
+        )
     trained = trainer.train().metrics
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
     trainer.save_model()

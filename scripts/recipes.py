@@ -110,7 +110,7 @@ def read_recipe(
             raise ValueError(f"unknown keys: {', '.join(unknown)}")
     options = [*as_options(settings), *(sys.argv[1:] if argv is None else argv)]
     chosen = vars(parser.parse_args(options))
-    with one_line_error(recipe, ValueError, TypeError):
+    with one_line_error(recipe, ValueError, TypeError, ImportError):
         *arguments, _ = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     training = next(part for part in arguments if isinstance(part, TrainingArguments))
     check_processes(training.world_size)
@@ -227,6 +227,11 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     digests = {name: digest(path) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
+            if not (folder / "recipe.yaml").is_file():
+                stop(
+                    f"{folder} holds checkpoints, but no recipe.yaml that tells what they are of: choose another "
+                    "--output-dir"
+                )
             check_unchanged(folder / "recipe.yaml", settings, "settings", folder)
             check_unchanged(folder / "digests.yaml", digests, "data", folder)
         folder.mkdir(parents=True, exist_ok=True)

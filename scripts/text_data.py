@@ -13,6 +13,7 @@
 # limitations under the License.
 """The rows that the programs train on: the splits of a dataset on the Hub, or files."""
 
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ OPTIONS = {
     "text": {"encoding": "utf-8-sig"},  # a byte order mark is no text
     "csv": {"encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]},  # "NA" and "null" are words
 }
+
+UNREADABLE = OSError, ValueError, RuntimeError, EOFError, zlib.error  # what files raise that are not what they seem
 
 
 @dataclass
@@ -86,7 +89,7 @@ def check_source_arguments(data: SourceArguments) -> None:
 def read_splits(data: SourceArguments, sample_by: str = "line") -> dict[str, tuple[str, Iterable[dict]]]:
     """The name and the rows of each split; a row of a text file is a line, or the whole `document`."""
     if data.dataset is not None:
-        with one_line_error(f"--dataset {data.dataset}", OSError, ValueError, RuntimeError):
+        with one_line_error(f"--dataset {data.dataset}", *UNREADABLE):
             splits = datasets.load_dataset(data.dataset, data.dataset_config, streaming=True)
         if "train" not in splits:
             stop(f"--dataset {data.dataset}: there is no train split; the splits are {', '.join(splits)}")
@@ -102,7 +105,7 @@ def open_file(path: str, sample_by: str) -> Iterable[dict]:
     options = OPTIONS.get(FORMATS[suffix], {})
     if suffix == ".txt":
         options = {**options, "sample_by": sample_by}
-    with one_line_error(path, OSError, ValueError, RuntimeError):
+    with one_line_error(path, *UNREADABLE):
         return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
 
 
@@ -112,7 +115,7 @@ def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[A
     A mistake, which a reader tells by a ValueError, ends the program with the name and the row.
     """
     columns: dict[str, list] = {column: [] for column in readers}
-    with one_line_error(name, OSError, ValueError, RuntimeError):
+    with one_line_error(name, *UNREADABLE):
         for number, row in enumerate(rows, start=1):
             for column, read in readers.items():
                 if column not in row:

@@ -54,7 +54,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import kind_for, kind_of, report_unknown, train_tokenizer
-from training import check_training, train_to_the_end
+from training import ResumableTrainer, check_training, train_to_the_end
 
 
 @dataclass
@@ -134,6 +134,10 @@ def cut(tokens: torch.Tensor, length: int) -> datasets.Dataset:
 # Training
 
 
+class LanguageModelTrainer(ResumableTrainer, QRNNTrainer):
+    """`QRNNTrainer` whose mistakes end the program with one line."""
+
+
 def make_trainer(
     data: DataArguments,
     training: QRNNTrainingArguments,
@@ -148,7 +152,7 @@ def make_trainer(
     else:
         scored = {split: join(part) for split, part in documents.items()}
         train_dataset = scored["train"] if data.layout == "streams" else cut(scored["train"], training.bptt)
-    trainer = QRNNTrainer(
+    trainer = LanguageModelTrainer(
         model,
         training,
         train_dataset=train_dataset,

@@ -50,7 +50,7 @@ from transformers import (
 )
 
 from classification import METRICS, average, make_trainer, measure, report_average, score_labels
-from command_line import end_process_group, one_line_error, stop
+from command_line import end_process_group, one_line_error, one_line_trainer_error, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
@@ -213,10 +213,11 @@ def transfer_options(
     """What `Trainer` is given to tune a pretrained body: the optimizer, and who freezes layers."""
     options: dict[str, Any] = {}
     if transfer.discriminative_factor > 1:
-        optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
-        rates = {"learning_rate": settings.pop("lr"), "weight_decay": training.weight_decay}
-        groups = discriminative_parameter_groups(model, factor=transfer.discriminative_factor, **rates)
-        options["optimizers"] = (optimizer_class(groups, **settings), None)
+        with one_line_trainer_error():
+            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
+            rates = {"learning_rate": settings.pop("lr"), "weight_decay": training.weight_decay}
+            groups = discriminative_parameter_groups(model, factor=transfer.discriminative_factor, **rates)
+            options["optimizers"] = (optimizer_class(groups, **settings), None)
     if transfer.gradual_unfreezing:
         options["callbacks"] = [GradualUnfreezing(transfer.gradual_unfreezing)]
         last = transfer.gradual_unfreezing * (len(parameter_levels(model)) - 1)

@@ -52,6 +52,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
+from text_data import UNREADABLE
 from training import ResumableTrainer, check_training, train_to_the_end
 
 
@@ -155,7 +156,7 @@ def read_table(data: DataArguments) -> pd.DataFrame:
     name = path.name.removesuffix(".gz")
     if not name.endswith((".csv", ".parquet")):
         stop(f"{path.name}: the name must end in .csv, .csv.gz or .parquet")
-    with one_line_error(path.name, OSError, ValueError, EOFError):
+    with one_line_error(path.name, *UNREADABLE):
         frame = pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
@@ -329,8 +330,10 @@ def last_start(targets: pd.DataFrame, windows: Windows) -> int | None:
     return next((start for start in starts if targets[start - length : start].notna().any().all()), None)
 
 
-def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
+def check_arguments(data: DataArguments, model_args: ForecasterArguments, training: TrainingArguments) -> None:
     check_training(training, set())
+    if not model_args.linear_learning_rate >= 0:
+        stop(f"--linear-learning-rate must be at least 0, got {model_args.linear_learning_rate}")
     for name in ("context_length", "prediction_length", "season_length"):
         if getattr(data, name) < 1:
             stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(data, name)}")
@@ -338,7 +341,7 @@ def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
-    check_arguments(data, training)
+    check_arguments(data, model_args, training)
     folder = Path(training.output_dir)
     series = read_table(data)
     splits = cut_rows(data, len(series))

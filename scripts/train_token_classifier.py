@@ -210,15 +210,15 @@ def write_sample(folder: Path, words: list[str]) -> str:
         ignore_labels=[],
     )
     (tokens,) = tagger([words], is_split_into_words=True)
-    tags = {token["start"]: token["entity"] for token in reversed(tokens)}
-    return " ".join(f"{word}/{tags[start]}" for word, start in zip(words, word_starts(words), strict=True))
+    tags = [next(token["entity"] for token in tokens if token["start"] in place) for place in places(words)]
+    return " ".join(map("/".join, zip(words, tags, strict=True)))
 
 
-def word_starts(words: Sequence[str]) -> Iterator[int]:
-    """Where each word begins, if a space is between them."""
+def places(words: Sequence[str]) -> Iterator[range]:
+    """Where the letters of each word stand, if a space is between the words; its first tokens may come after some."""
     start = 0
     for word in words:
-        yield start
+        yield range(start, start + len(word))
         start += len(word) + 1
 
 

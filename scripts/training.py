@@ -13,6 +13,7 @@
 # limitations under the License.
 """What the programs that train have in common: what they refuse, how they go on, and what they leave behind."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 from transformers import Trainer, TrainingArguments
 
-from command_line import one_line_error, stop
+from command_line import one_line_error, one_line_trainer_error, stop
 from curves import plot_training
 from recipes import last_complete_checkpoint
 from results import report, write_scores
@@ -38,6 +39,11 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
     if smaller_is_better and metric in metrics:
         training.greater_is_better = False
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(training, name)}")
+    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+        stop(f"--num-train-epochs must be a number above 0, got {training.num_train_epochs}")
     if training.resume_from_checkpoint is not None:
         stop("--resume-from-checkpoint: a run goes on by itself, from the last complete checkpoint of --output-dir")
     if training.save_only_model:
@@ -71,7 +77,18 @@ def with_validation(
 
 
 class ResumableTrainer(Trainer):
-    """`Trainer` for runs that are started again: one that has ended stays as it is."""
+    """`Trainer` for runs that are started again: one that has ended stays as it is.
+
+    An optimizer or a schedule that cannot be made ends the program with one line.
+    """
+
+    def create_optimizer(self, *args, **kwargs):
+        with one_line_trainer_error():
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs):
+        with one_line_trainer_error():
+            return super().create_scheduler(*args, **kwargs)
 
     def _run_epoch(self, *args, **kwargs):
         """As in `Trainer`, which takes a step too many if a run that ended within an epoch is resumed from its end."""

@@ -244,7 +244,12 @@ MISTAKES = {
     "wrong model field": (["--model-config", "wrong.json"], "num_hidden_layers"),
     "model config of no JSON": (["--model-config", "short.txt"], "short.txt"),
     "unknown training field": (["--training-config", "wrong.yaml"], "learning_rte"),
-    "training config of no settings": (["--training-config", "short.txt"], "not a list of `name: value`"),
+    "training config of no settings": (["--training-config", "short.txt"], "not a mapping of `name: value`"),
+    "another model": (["--model-config", "other.json"], "it is of a 'qrnn_speech', not of a 'qrnn'"),
+    "a package": (
+        ["--train-file", "text.txt", "--training-config", "wandb.yaml", "--model-config", "tiny.json"],
+        "wandb",
+    ),
     "output is a file": (["--output-dir", "short.txt"], "--output-dir"),
     "dataset of nothing": (["--dataset", "empty"], "--dataset empty"),
     "no such column": (["--dataset", "rows"], "no text in column 'text'; the columns are body"),
@@ -261,6 +266,10 @@ def test_mistakes(mistake, quickstart, tmp_path, monkeypatch, capsys):
     Path("text.txt").write_text(make_text(100))
     Path("wrong.json").write_text(json.dumps(TINY | {"num_hidden_layers": "two"}))
     Path("wrong.yaml").write_text("learning_rte: 0.1\n")
+    Path("other.json").write_text(json.dumps(TINY | {"model_type": "qrnn_speech"}))
+    Path("tiny.json").write_text(json.dumps(TINY))
+    Path("wandb.yaml").write_text("report_to: wandb\nuse_cpu: true\n")
+    monkeypatch.setitem(sys.modules, "wandb", None)
     Path("empty").mkdir()
     Path("rows").mkdir()
     Path("rows/train.jsonl").write_text('{"body": "a row"}\n')

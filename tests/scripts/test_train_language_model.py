@@ -189,6 +189,13 @@ def test_a_finished_run_is_reported_elsewhere(run):
     assert (moved / "scores.json").read_text() == scores
 
 
+def test_checkpoints_of_another_program_are_left_alone(run):
+    _, folder = run()
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"output holds checkpoints, but no recipe\.yaml that tells what they are"):
+        run(model_overrides={"hidden_size": 8})
+
+
 def test_options_override_the_recipe(run):
     _, folder = run("--max-steps", "3", "--model-overrides", "{hidden_size: 8, num_hidden_layers: 1}")
     assert json.loads((folder / "checkpoint-3/trainer_state.json").read_text())["global_step"] == 3
@@ -346,6 +353,9 @@ MISTAKES = {
     ),
     "no text": (["bare.yaml", "--train-file", "holes.jsonl"], "holes.jsonl: row 2: column 'text' holds None"),
     "not UTF-8": (["bare.yaml", "--train-file", "binary.txt"], "binary.txt: 'utf-8' codec can't decode"),
+    "truncated table": (["bare.yaml", "--train-file", "half.csv.gz"], "half.csv.gz: "),
+    "corrupt table": (["bare.yaml", "--train-file", "corrupt.csv.gz"], "corrupt.csv.gz: "),
+    "corrupt text": (["bare.yaml", "--train-file", "corrupt.txt.gz"], "corrupt.txt.gz: "),
     "empty split": (["bare.yaml", "--train-file", "empty.txt"], "the train split is empty"),
     "no validation": (["bare.yaml", "--train-file", "text.txt"], "the validation split is empty"),
     "short text": (["recipe.yaml", "--per-device-train-batch-size", "9999"], "more tokens than there are streams"),
@@ -360,11 +370,24 @@ MISTAKES = {
         ["recipe.yaml", "--layout", "packed", "--train-sampling-strategy", "group_by_length"],
         "--save-strategy must be epoch",
     ),
-    "model field twice": (["recipe.yaml", "--model-overrides", "{zoneout: 0.1, zoneout: 0.2}"], "stand twice: zoneout"),
+    "model field twice": (
+        ["recipe.yaml", "--model-overrides", "{zoneout: 0.1, zoneout: 0.2}"],
+        "stand twice: zoneout",
+    ),
     "field of the data": (["recipe.yaml", "--model-overrides", "{vocab_size: 5}"], "options decide: vocab_size"),
     "checkpoint": (["recipe.yaml", "--resume-from-checkpoint", "output/checkpoint-4"], "a run goes on by itself"),
     "no optimizer": (["recipe.yaml", "--save-only-model"], "--save-only-model leaves out the optimizer"),
     "rows again": (["recipe.yaml", "--ignore-data-skip"], "--ignore-data-skip reads rows again"),
+    "optimizer of a package": (["recipe.yaml", "--optim", "adamw_8bit"], "error: training: "),
+    "optimizer arguments": (["optim.yaml"], "error: training: "),
+    "rate": (["recipe.yaml", "--learning-rate", "nan"], "Invalid learning rate: nan"),
+    "schedule": (["recipe.yaml", "--lr-scheduler-type", "cosine_with_min_lr"], "min_lr"),
+    "batch": (["recipe.yaml", "--per-device-train-batch-size", "0"], "-train-batch-size must be at least 1, got 0"),
+    "epochs": (
+        ["recipe.yaml", "--max-steps", "-1", "--num-train-epochs", "-1"],
+        "--num-train-epochs must be a number above 0, got -1.0",
+    ),
+    "another package": (["recipe.yaml", "--deepspeed", "rows.csv"], "recipe.yaml: "),
     "output is a file": (["recipe.yaml", "--output-dir", "text.txt"], "--output-dir text.txt"),
 }
 
@@ -372,11 +395,16 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     for name in ("text.txt", "text.doc"):
         Path(name).write_text("\n".join(LINES))
     Path("empty.txt").touch()
     Path("binary.txt").write_bytes(b"\xff\xfe\x00")
     Path("rows.csv").write_text("a,b\n1,2\n")
+    whole = gzip.compress(b"text\n" + b"".join(f"{number} {line}\n".encode() for number, line in enumerate(LINES)))
+    Path("half.csv.gz").write_bytes(whole[: len(whole) // 2])
+    for ending in ("csv", "txt"):
+        Path(f"corrupt.{ending}.gz").write_bytes(whole[:40] + bytes(200) + whole[240:])
     Path("holes.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     bare = {**RECIPE, "validation_share": 0.0}
     recipes = {
@@ -385,6 +413,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
         "unknown": {**RECIPE, "learning_rte": 1},
         "wrong": {**RECIPE, "max_steps": "many"},
         "fraction": {**RECIPE, "max_steps": 6.0},
+        "optim": {**RECIPE, "train_file": "text.txt", "optim_args": {"a": 1}},
         "choice": {**RECIPE, "layout": "stream"},
     }
     for name, recipe in recipes.items():

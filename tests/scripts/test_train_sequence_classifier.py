@@ -339,7 +339,9 @@ def test_bodies_that_do_not_fit(run, language_model):
         run(init_from=pretrained, model_overrides={"num_hidden_layers": 1}, output="second")
     with pytest.raises(SystemExit, match=rf"--init-from {pretrained}: mismatched weights: model\.layers\.0\."):
         run(init_from=pretrained, model_overrides={"hidden_size": 32}, output="third")
-    with pytest.raises(SystemExit, match=rf"--init-from {pretrained}: fields that .* decide: eos_token_id, vocab_size"):
+    with pytest.raises(
+        SystemExit, match=rf"--init-from {pretrained}: fields that .* decide: eos_token_id, vocab_size"
+    ):
         run(init_from=pretrained, model_overrides={"vocab_size": 5, "eos_token_id": 2}, output="fifth")
     with pytest.raises(SystemExit, match="it holds a 'qrnn', not a 'qrnn_with_lstm'"):
         run(init_from=pretrained, architecture="lstm", output="fourth", **CLASSIFIER)
@@ -492,6 +494,10 @@ MISTAKES = {
         "--save-strategy must be epoch",
     ),
     "one checkpoint": (["--save-total-limit", "1"], "--save-total-limit must be at least 2"),
+    "accumulation": (
+        ["--gradient-accumulation-steps", "0"],
+        "--gradient-accumulation-steps must be at least 1, got 0",
+    ),
     "strategies": (["--eval-strategy", "no"], "recipe.yaml: "),
     "wrong model": (["--model-overrides", "{zoneout: 2.0}"], "zoneout"),
 }

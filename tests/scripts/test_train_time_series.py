@@ -13,6 +13,7 @@
 # limitations under the License.
 """scripts/train_time_series.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -235,6 +236,9 @@ MISTAKES = {
     "too few rows": (["table.yaml", "--test-rows", "5"], "the test split has 5 rows, too few for a single window"),
     "shares": (["bare.yaml", "--test-share", "1.5"], "--validation-share and --test-share must be above 0"),
     "rows and shares": (["bare.yaml", "--train-rows", "9"], "give all of --train-rows, --validation-rows and"),
+    "truncated gzip": (["recipe.yaml", "--data-file", "half.csv.gz"], "half.csv.gz: "),
+    "corrupt gzip": (["recipe.yaml", "--data-file", "corrupt.csv.gz"], "corrupt.csv.gz: "),
+    "rate": (["table.yaml", "--linear-learning-rate", "-1"], "--linear-learning-rate must be at least 0, got -1.0"),
     "length": (["table.yaml", "--context-length", "0"], "--context-length must be at least 1, got 0"),
     "wrong model": (["table.yaml", "--model-overrides", "{patch_length: 0}"], "patch_length"),
     "unknown model field": (["table.yaml", "--model-overrides", "{patch: 2}"], "unknown fields: patch"),
@@ -270,6 +274,9 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     Path("empty.csv").touch()
     Path("table.doc").touch()
     Path("broken.parquet").write_bytes(b"PAR1")
+    whole = gzip.compress(Path("table.csv").read_bytes())
+    Path("half.csv.gz").write_bytes(whole[: len(whole) // 2])
+    Path("corrupt.csv.gz").write_bytes(whole[:40] + bytes(200) + whole[240:])
     Path("broken.csv.gz").write_bytes(b"\x1f\x8b\x08")
     of_rows = {"data_file": None, "train_rows": None, "validation_rows": None, "test_rows": None}
     recipes = {"table": {}, "recipe": {"data_file": None}, "bare": of_rows | {"data_file": "table.csv"}}

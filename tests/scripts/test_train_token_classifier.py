@@ -172,6 +172,15 @@ def test_card_and_curves(run):
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
 
 
+def test_words_with_space_in_front_are_in_the_sample(run):
+    """Which is no part of a token; others may be longer than one."""
+    write_rows("spaces.jsonl", [{"tokens": [" the", "\xa0new york", "cat"], "tags": ["O", "B-place", "B-animal"]}] * 8)
+    _, folder = run(tokenizer="word", test_file="spaces.jsonl", num_train_epochs=1)
+    (said,) = say(folder, rows_in("spaces.jsonl")[:1])
+    sample = " ".join(map("/".join, zip([" the", "\xa0new york", "cat"], said, strict=True)))
+    assert sample in (folder / "README.md").read_text()
+
+
 def test_the_card_is_pushed_last(run, monkeypatch):
     """Trainer pushes a card of its own."""
     calls = []
