@@ -42,7 +42,7 @@ def all_names(names: Iterable[str], feature: Any = None) -> list[str]:
     """The names of all labels, in the order of their numbers: as the data set declares them, or as they are met."""
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    return sorted(set(names), key=lambda name: (0, int(name), "") if is_number(name) else (1, 0, name))
+    return sorted(set(names), key=lambda name: (0, int(name), name) if is_number(name) else (1, 0, name))
 
 
 def is_number(name: str) -> bool:

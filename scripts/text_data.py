@@ -14,22 +14,20 @@
 """The rows that the programs train on: the splits of a dataset on the Hub, or files."""
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import pandas as pd
 
 from command_line import one_line_error, stop
 
 
 SPLITS = ("train", "validation", "test")
 FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-OPTIONS = {
-    "text": {"encoding": "utf-8-sig"},  # a byte order mark is no text
-    "csv": {"encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]},  # "NA" and "null" are words
-}
+ENCODING = "utf-8-sig"  # a byte order mark is no text
 
 UNREADABLE = OSError, ValueError, RuntimeError, EOFError, zlib.error  # what files raise that are not what they seem
 
@@ -102,11 +100,31 @@ def open_file(path: str, sample_by: str) -> Iterable[dict]:
     suffix = Path(path.removesuffix(".gz")).suffix
     if suffix not in FORMATS:
         stop(f"{path}: the name must end in {', '.join(FORMATS)} or one of these and .gz")
-    options = OPTIONS.get(FORMATS[suffix], {})
-    if suffix == ".txt":
-        options = {**options, "sample_by": sample_by}
+    if suffix == ".csv":
+        return datasets.IterableDataset.from_generator(read_csv, gen_kwargs={"path": path})
+    options = {"encoding": ENCODING, "sample_by": sample_by} if suffix == ".txt" else {}
     with one_line_error(path, *UNREADABLE):
         return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
+
+
+def read_csv(path: str) -> Iterator[dict[str, str | None]]:
+    """The rows of a table, each cell a text, or none if it is empty: also a number, and words like "NA" and "null"."""
+    options = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": ENCODING}
+    with pd.read_csv(path, chunksize=10_000, **options) as frames:
+        for frame in map(without_index, frames):
+            yield from frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of a CSV file, all of whose columns have a name.
+
+    Raises:
+        ValueError: for rows with more cells than the header, the first of which pandas takes for an index.
+    """
+    if not isinstance(frame.index, pd.RangeIndex):
+        more = frame.index.nlevels
+        raise ValueError(f"row 1 has {more} cell{'s' if more > 1 else ''} more than the header")
+    return frame
 
 
 def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[Any], Any]]) -> dict[str, list]:

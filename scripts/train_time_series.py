@@ -52,7 +52,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
-from text_data import UNREADABLE
+from text_data import UNREADABLE, without_index
 from training import ResumableTrainer, check_training, train_to_the_end
 
 
@@ -157,7 +157,7 @@ def read_table(data: DataArguments) -> pd.DataFrame:
     if not name.endswith((".csv", ".parquet")):
         stop(f"{path.name}: the name must end in .csv, .csv.gz or .parquet")
     with one_line_error(path.name, *UNREADABLE):
-        frame = pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
+        frame = without_index(pd.read_csv(path)) if name.endswith(".csv") else pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
         series = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)

@@ -448,6 +448,18 @@ def test_words_that_look_like_gaps(tmp_path):
     assert names == ["1", "null"]
 
 
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_cells_of_a_table_are_texts(ending, tmp_path):
+    """However many rows of numbers come before a word: `00` and `0` are two labels, and a number may be a text."""
+    texts, labels = [*map(str, range(12_000)), "a word"], ["00", "0", "01"] * 4000 + ["x"]
+    path = tmp_path / f"rows.{ending}"
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(path, index=False)
+    splits, names = read_examples(DataArguments(train_file=str(path)))
+    assert names == ["0", "00", "01", "x"]
+    assert splits["train"]["text"][:] == texts
+    assert [names[number] for number in splits["train"]["label"]] == labels
+
+
 def test_folder_without_a_train_split(tmp_path):
     (tmp_path / "validation.csv").write_text("text,label\na,1\n")
     with pytest.raises(SystemExit, match="there is no train split; the splits are validation"):
@@ -465,7 +477,15 @@ MISTAKES = {
     "no label": (["--train-file", "holes.jsonl"], "holes.jsonl: row 2: column 'label' holds None, which is no label"),
     "number that names nothing": (["--train-file", "hidden.parquet"], "row 2: column 'label' holds -1, which is no"),
     "gap among numbers": (["--train-file", "gap.csv"], "gap.csv: row 3: column 'label' holds None, which is no label"),
-    "fraction": (["--train-file", "fraction.csv"], "fraction.csv: row 1: column 'label' holds 0.5, which is no label"),
+    "fraction": (
+        ["--train-file", "fraction.jsonl"],
+        "fraction.jsonl: row 1: column 'label' holds 0.5, which is no label",
+    ),
+    "a comma": (
+        ["--train-file", "comma.csv"],
+        "comma.csv: Error tokenizing data. C error: Expected 2 fields in line 3",
+    ),
+    "commas": (["--train-file", "commas.csv"], "commas.csv: row 1 has 1 cell more than the header"),
     "no text": (["--train-file", "untold.jsonl"], "untold.jsonl: row 1: column 'text' holds 5, which is no text"),
     "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: column 'text' holds no words"),
     "one label": (["--train-file", "one.csv"], "one.csv: column 'label' holds one label only, 'good'"),
@@ -511,7 +531,9 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     Path("other.csv").write_text("text,label\na,good\nb,neutral\n")
     Path("holes.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n')
     Path("gap.csv").write_text("text,label\na,1\nb,0\nc,\n")
-    Path("fraction.csv").write_text("text,label\na,0.5\n")
+    Path("fraction.jsonl").write_text('{"text": "a", "label": 0.5}\n')
+    Path("commas.csv").write_text("text,label\nyes, it is,good\nno, it is not,bad\n")
+    Path("comma.csv").write_text("text,label\nyes,good\nno, it is not,bad\n")
     Path("untold.jsonl").write_text('{"text": 5, "label": "x"}\n')
     Path("blank.jsonl").write_text('{"text": "", "label": "good"}\n{"text": " ", "label": "bad"}\n')
     Path("one.csv").write_text("text,label\na,good\nb,good\n")

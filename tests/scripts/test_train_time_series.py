@@ -239,6 +239,7 @@ MISTAKES = {
     "truncated gzip": (["recipe.yaml", "--data-file", "half.csv.gz"], "half.csv.gz: "),
     "corrupt gzip": (["recipe.yaml", "--data-file", "corrupt.csv.gz"], "corrupt.csv.gz: "),
     "rate": (["table.yaml", "--linear-learning-rate", "-1"], "--linear-learning-rate must be at least 0, got -1.0"),
+    "commas": (["recipe.yaml", "--data-file", "commas.csv"], "commas.csv: row 1 has 1 cell more than the header"),
     "length": (["table.yaml", "--context-length", "0"], "--context-length must be at least 1, got 0"),
     "wrong model": (["table.yaml", "--model-overrides", "{patch_length: 0}"], "patch_length"),
     "unknown model field": (["table.yaml", "--model-overrides", "{patch: 2}"], "unknown fields: patch"),
@@ -273,6 +274,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
         frame.to_csv(f"{name}.csv", index=False)
     Path("empty.csv").touch()
     Path("table.doc").touch()
+    Path("commas.csv").write_text("stamp,low\n2026-01-01,1,5\n2026-01-02,2,5\n")
     Path("broken.parquet").write_bytes(b"PAR1")
     whole = gzip.compress(Path("table.csv").read_bytes())
     Path("half.csv.gz").write_bytes(whole[: len(whole) // 2])
