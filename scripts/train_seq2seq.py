@@ -206,7 +206,9 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
         fits &= np.array([limit is None or len(ids) <= limit for ids in columns[name]])
     print(f"train: {(~fits).sum():,} of {len(fits):,} pairs left out, for they are longer than the limits")
     if not fits.any():
-        stop("no training pair is left: --max-source-length or --max-target-length is too small")
+        options = {"--max-source-length": data.max_source_length, "--max-target-length": data.max_target_length}
+        given = " or ".join(f"{option} {limit}" for option, limit in options.items() if limit is not None)
+        stop(f"no training pair is left: {given} is too small")
     return Dataset.from_dict(columns).select(np.flatnonzero(fits))
 
 

@@ -262,7 +262,11 @@ MISTAKES = {
     "no file": (["--validation-file", "missing.jsonl"], "there is no file 'missing.jsonl'"),
     "length": (["--max-source-length", "0"], "--max-source-length must be at least 1, got 0"),
     "beams": (["--num-beams", "0"], "--num-beams must be at least 1, got 0"),
-    "nothing left": (["--max-target-length", "1"], "no training pair is left"),
+    "nothing left": (["--max-target-length", "1"], "no training pair is left: --max-target-length 1 is too small"),
+    "neither left": (
+        ["--max-source-length", "1", "--max-target-length", "2"],
+        "--max-source-length 1 or --max-target-length 2 is too small",
+    ),
     "nothing to rank": (["--alpha", "0.6", "--num-beams", "1"], "--num-beams 1 leaves nothing to rank"),
     "rankings": (["--alpha", "0.6", "--length-penalty", "2"], "does not go with --length-penalty"),
     "metric": (["--metric-for-best-model", "rouge1"], "the metrics are bleu, bleu_lowercased, chrf, loss"),
