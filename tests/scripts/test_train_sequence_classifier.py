@@ -287,7 +287,9 @@ def test_body_and_tokenizer_of_a_language_model(architecture, tied, run, languag
     config = json.loads((folder / "config.json").read_text())
     assert (config["classifier_pooling"], config["hidden_dropout"]) == ("concat", 0.1)
     if architecture == "qrnn":
-        assert "trained from a pretrained body" in (folder / "README.md").read_text()
+        card = " ".join((folder / "README.md").read_text().split())
+        assert f"trained from the body of `{pretrained}` by" in card
+        assert "it knows nothing but the text that both were trained on." in card
 
 
 @pytest.mark.parametrize(
