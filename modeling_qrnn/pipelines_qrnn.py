@@ -236,7 +236,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
                 `target`: the column to forecast, or a list of them; by default all but the stamps and covariates.
                 `covariates`: the column of the model's covariate, or a list of them in its order; none may be missing.
                 `future`: a frame with the stamps and covariates of at least the values to forecast.
-                `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`); found in them by default.
+                `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`) or a `pandas.DateOffset`;
+                found in them by default.
                 `prediction_length`: how many values to forecast; the model's own by default.
                 `level`: the probability of the interval, 0.8 by default; not for a model of points.
                 `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default; not
@@ -298,7 +299,7 @@ class TimeSeriesForecastingPipeline(Pipeline):
         target: str | Sequence[str] | None = None,
         covariates: str | Sequence[str] = (),
         future: pd.DataFrame | None = None,
-        frequency: str | None = None,
+        frequency: str | pd.DateOffset | None = None,
         prediction_length: int | None = None,
     ) -> dict[str, Any]:
         for frame in (inputs, inputs if future is None else future):
@@ -382,7 +383,10 @@ def as_names(names: Any) -> list:
 
 
 def read_series(
-    frame: pd.DataFrame, timestamp_column: str | None, columns: Sequence[str], frequency: str | None = None
+    frame: pd.DataFrame,
+    timestamp_column: str | None,
+    columns: Sequence[str],
+    frequency: str | pd.DateOffset | None = None,
 ) -> pd.DataFrame:
     """The columns as numbers at evenly spaced stamps in rising order, NaN where the frame has no row.
 
@@ -466,7 +470,7 @@ SHORTEST_MONTH = 28  # days
 MOST_STAMPS_PER_ROW = 100  # what has more is no series with gaps, and could fill the memory
 
 
-def even_stamps(index: pd.DatetimeIndex, frequency: str | None) -> pd.DatetimeIndex:
+def even_stamps(index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None) -> pd.DatetimeIndex:
     """All stamps from the first to the last one, at the frequency that is given or found."""
     advice = "Give `frequency`, or round the stamps"
     try:

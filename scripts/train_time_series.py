@@ -304,17 +304,16 @@ def score_baselines(
     return {name: score(forecast, windows, std, device) for name, forecast in baselines.items()}
 
 
-def write_sample(data: DataArguments, series: pd.DataFrame, windows: Windows, folder: Path) -> str:
-    """Load the saved model as anyone would, and forecast the last window that it can; a table, and a plot."""
+def write_sample(data: DataArguments, series: pd.DataFrame, windows: Windows, folder: Path) -> str | None:
+    """Load the saved model as anyone would, and forecast the last window that it can, if any; a table, and a plot."""
     covariates = names_in(data.covariate_columns)
     targets = [name for name in series.columns if name not in covariates]
     start = last_start(series[targets], windows)
     if start is None:
-        reason = "no window of the test rows has a value of each column in its past"
-        print(f"There is no sample: {reason}")
-        return reason
+        print("There is no sample: no window of the test rows has a value of each column in its past")
+        return None
     end = start + data.prediction_length
-    options = {"target": targets, "covariates": covariates, "frequency": series.index.freqstr}
+    options = {"target": targets, "covariates": covariates, "frequency": series.index.freq}
     if covariates:
         options["future"] = series[start:end]
     past = series[start - data.context_length : start]

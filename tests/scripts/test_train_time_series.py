@@ -173,6 +173,14 @@ def test_a_column_that_ends(last_value, has_sample, run, capsys):
     assert (told in capsys.readouterr().out) == (told in (folder / "README.md").read_text()) == (not has_sample)
 
 
+def test_stamps_in_the_middle_of_months(run):
+    table = make_table()[["stamp", "low"]]
+    table["stamp"] = pd.date_range("1990-01-15", periods=len(table), freq=pd.DateOffset(months=1))
+    table.to_csv("months.csv", index=False)
+    _, folder = run(data_file="months.csv", max_steps=4)
+    assert (folder / "forecast.png").exists()
+
+
 def test_a_column_that_never_moves(run):
     table = make_table()[["stamp", "low"]].assign(still=7.0)
     table.to_csv("still.csv", index=False)
