@@ -75,8 +75,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         if not self.has_previous_state[0]:
             return None
         self.prefetch()  # after an `offload` the state comes back here
-        if not torch.compiler.is_compiling():
-            self._leave_inference_mode()
+        self._leave_inference_mode()
         state = self.recurrent_states[0], self.conv_states[0]
         return tuple(tensor.clone() for tensor in state) if torch.is_grad_enabled() else state
 
@@ -88,6 +87,8 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         if conv_states is not None:
             # A tensor, not an int: a number would be baked into an exported decoding step.
             self.cumulative_length = torch.zeros((), dtype=torch.long, device=conv_states.device)
+            if not torch.compiler.is_compiling():  # a graph that writes to it is captured only if its address is fixed
+                torch._dynamo.mark_static_address(self.cumulative_length)
 
     def update_conv_state(
         self,
@@ -137,9 +138,13 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         return self.recurrent_states[0]
 
     def _leave_inference_mode(self) -> None:
-        """What inference mode made cannot be written in place outside of it: go on with a copy."""
-        if self.conv_states[0].is_inference() and not torch.is_inference_mode_enabled():
-            self.change_batch(torch.clone)
+        """What inference mode made cannot be written in place outside of it: go on with copies."""
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return
+        for states in (self.conv_states, self.recurrent_states):
+            if states[0] is not None and states[0].is_inference():
+                states[0] = states[0].clone()
+        if self.is_conv_states_initialized[0] and self.cumulative_length.is_inference():
             self.cumulative_length = self.cumulative_length.clone()
 
     def _needs_buffer(self, buffer: torch.Tensor | None, new: torch.Tensor) -> bool:
@@ -170,6 +175,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def reset(self) -> None:
+        self._leave_inference_mode()
         LinearAttentionLayer.reset(self)
         self.conv_history = self.recurrent_history = None
         if self.is_conv_states_initialized[0]:
@@ -223,6 +229,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
                 f"`tokens_to_remove` must be between {-recorded} and 0, the tokens recorded since the last crop, "
                 f"got {-num_tokens}"
             )
+        self._leave_inference_mode()
         self.conv_states[0].copy_(self.conv_history[:, -1 - num_tokens])
         self.recurrent_states[0].copy_(self.recurrent_history[:, -1 - num_tokens])
         self.cumulative_length.sub_(num_tokens)

@@ -299,7 +299,8 @@ class QRNNLayer(nn.Module):
         Raises:
             ValueError: if a shape does not fit, the sequence is empty, a layer that cannot go on from a state (not
                 causal, or subsampling) is given one, a layer that cannot either, is reversed or zones out is asked
-                for its history, or a subsampling layer for its state at each step.
+                for its history, or a subsampling layer is given segments, asked for its state at each step, or left
+                with no whole pool.
         """
         self._check_inputs(x, state, segment_ids, gate_bias)
         if return_ungated and self.is_subsampling:
@@ -313,9 +314,12 @@ class QRNNLayer(nn.Module):
         c, conv_state = (None, None) if state is None else state
         if self.causal:
             window = self._window(x, conv_state, is_real, segment_ids)
-            gate_logits = self.gate_proj(window.inputs())
+            inputs = window.inputs()
         else:
-            gate_logits = self.gate_proj(self._centred_inputs(x, is_real, segment_ids))
+            inputs = self._centred_inputs(x, is_real, segment_ids)
+        if self.is_subsampling:
+            inputs, lengths = self._take_strides(inputs, is_real)
+        gate_logits = self.gate_proj(inputs)
         if gate_bias is not None:
             gate_logits = gate_logits + gate_bias[:, None]
         options: dict[str, Any] = {
@@ -324,7 +328,7 @@ class QRNNLayer(nn.Module):
             "zoneout": self.zoneout,
         }
         if self.is_subsampling:
-            gate_logits, is_kept = self._subsample(gate_logits, is_real)
+            gate_logits, is_kept = self._pool_steps(gate_logits, lengths)
             h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **options)
             return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
         options |= {"attention_mask": is_real, "segment_ids": segment_ids}
@@ -387,18 +391,20 @@ class QRNNLayer(nn.Module):
         after = preceding((self.kernel_size - 1) // 2, *(None if part is None else part.flip(1) for part in sequence))
         return torch.cat([before, after[:, :, :-1].flip(1, 2)], dim=2).flatten(2)
 
-    def _subsample(self, gate_logits: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shorten the logits in reading order, whichever way they run: `ceil(n / stride)`, then whole pools only."""
-        batch_size, seq_len, _ = gate_logits.shape
+    def _take_strides(self, inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each `stride`-th step in reading order, real steps first, and how many of each row are real."""
+        batch_size, seq_len, _ = inputs.shape
         if self.reverse:
-            gate_logits, is_real = gate_logits.flip(1), None if is_real is None else is_real.flip(1)
-        lengths = gate_logits.new_full((batch_size,), seq_len, dtype=torch.long)
+            inputs, is_real = inputs.flip(1), None if is_real is None else is_real.flip(1)
+        lengths = inputs.new_full((batch_size,), seq_len, dtype=torch.long)
         if is_real is not None:
             lengths = is_real.sum(dim=1)
             front = (~is_real).to(torch.int8).argsort(dim=1, stable=True)  # real tokens first, in their order
-            gate_logits = gate_logits.gather(1, front[..., None].expand_as(gate_logits))
-        gate_logits = gate_logits[:, :: self.stride]
-        lengths = (lengths + self.stride - 1) // self.stride
+            inputs = inputs.gather(1, front[..., None].expand_as(inputs))
+        return inputs[:, :: self.stride], (lengths + self.stride - 1) // self.stride
+
+    def _pool_steps(self, gate_logits: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whole pools of the steps that `_take_strides` gave, turned around if the layer is, and which are real."""
         if self.temporal_pooling is not None:
             size = self.temporal_pooling_size
             pools = gate_logits[:, : gate_logits.shape[1] // size * size].unflatten(1, (-1, size))
@@ -569,7 +575,7 @@ class QRNN(nn.Module):
 
         Raises:
             ValueError: if a shape does not fit, the sequence is empty, a mask comes with a `PackedSequence`, or a
-                subsampling module is given a state.
+                subsampling module is given a state, or left with no step at all.
         """
         if isinstance(input, PackedSequence):
             if attention_mask is not None:

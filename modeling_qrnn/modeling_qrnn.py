@@ -507,7 +507,8 @@ class QRNNModel(QRNNPreTrainedModel):
     @staticmethod
     def _is_one_sequence(position_ids: torch.Tensor) -> bool:
         """Whether the positions are known to hold no boundary; a traced graph must look for them."""
-        return not is_tracing(position_ids) and not bool((position_ids[:, 1:] == 0).any())
+        is_unknown = is_tracing(position_ids) or position_ids.is_meta
+        return not is_unknown and not bool((position_ids[:, 1:] == 0).any())
 
     @staticmethod
     def _check_marks(
@@ -557,13 +558,15 @@ def check_token_labels(
             )
 
 
-def drop_labels_after_pads(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The labels of a causal model, -100 after a pad: what is predicted there means nothing.
+def drop_labels_after_pads(
+    labels: torch.Tensor, attention_mask: torch.Tensor | None, ignore_index: int = -100, **kwargs
+) -> torch.Tensor:
+    """The labels of a causal model, ignored after a pad: what is predicted there means nothing.
 
     As without pads, nothing predicts the first token of a row.
     """
     is_real = token_mask(attention_mask, *labels.shape)
-    return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), -100)
+    return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), ignore_index)
 
 
 class QRNNGenerationMixin(GenerationMixin):
@@ -726,7 +729,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
                 a token that follows a pad. `transformers.Trainer` divides by a count with those tokens: with pads on
                 the left, label the first token of each row -100, or use `QRNNTrainer`.
             logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
-            kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation.
+            kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation, and
+                `ignore_index`, the label that is not counted if it is not -100.
 
         Returns:
             `loss` if there are labels, in training with the two regularisers of AWD-QRNN; `logits`
@@ -751,7 +755,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
-            targets = drop_labels_after_pads(labels, attention_mask)
+            targets = drop_labels_after_pads(labels, attention_mask, **kwargs)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
                 loss = loss + self._regularization(outputs.last_hidden_state, dropped, targets, **kwargs)
@@ -769,6 +773,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         labels: torch.Tensor,
         shift_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        ignore_index: int = -100,
         **kwargs,
     ) -> torch.Tensor | float:
         """Activation regularisation and its temporal kind (Merity et al. 2017), over the positions the loss counts.
@@ -778,8 +783,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         alpha, beta = self.config.activation_regularization, self.config.temporal_activation_regularization
         if not alpha and not beta:
             return 0.0
-        targets = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
-        counts = (targets != -100).to(dropped.device)
+        targets = F.pad(labels[:, 1:], (0, 1), value=ignore_index) if shift_labels is None else shift_labels
+        counts = (targets != ignore_index).to(dropped.device)
         num_items = counts.sum() if num_items_in_batch is None else num_items_in_batch
         activity = dropped.float().pow(2).mean(dim=-1)[counts].sum()
         change = hidden_states.float().diff(dim=1).pow(2).mean(dim=-1)
@@ -1004,7 +1009,9 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
                 f"`cache` must be empty with classifier_pooling={self.config.classifier_pooling!r}: what is read out "
                 "are the outputs of the whole sequence, and a state does not hold them"
             )
-        is_real = None if tokens is None else token_mask(attention_mask, *tokens.shape[:2])
+        if tokens is None or tokens.dim() < 2:  # which the model refuses
+            return
+        is_real = token_mask(attention_mask, *tokens.shape[:2])
         if is_real is None or is_real.device.type != "cpu" or is_tracing(is_real):  # others would wait for the device
             return
         if not bool(is_real.any(dim=1).all()):

@@ -547,10 +547,15 @@ _RUN: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
 }
 
 
-def _has_tangent(*tensors: torch.Tensor) -> bool:
-    """Whether forward-mode differentiation is under way, which a custom operator would answer with zeros."""
+def _is_transformed(*tensors: torch.Tensor) -> bool:
+    """Whether a transform of `torch.func` or forward-mode differentiation is under way.
+
+    The former refuse the gradients of a custom operator, and it would answer the latter with zeros.
+    """
     if torch.compiler.is_compiling():
         return False
+    if torch._C._are_functorch_transforms_active():
+        return True
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
@@ -622,7 +627,7 @@ def _choose_backend(
         # them loads in a process without this package.
         if gate_logits.shape[1] == 1:
             return "step"
-        if _has_tangent(gate_logits, initial_state):
+        if _is_transformed(gate_logits, initial_state):
             return "reference"
         if torch.compiler.is_exporting():
             return "torch"  # the program may run where the optional packages are missing
@@ -630,8 +635,11 @@ def _choose_backend(
         return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options, False) else "torch"
     if backend not in _BACKENDS:
         raise ValueError(f"`backend` must be None or one of {list(_BACKENDS)}, got {backend!r}")
-    if backend != "reference" and _has_tangent(gate_logits, initial_state):
-        raise ValueError(f"`backend` must be None or 'reference' in forward-mode differentiation, got {backend!r}")
+    if backend != "reference" and _is_transformed(gate_logits, initial_state):
+        raise ValueError(
+            "`backend` must be None or 'reference' in transforms of `torch.func` and forward-mode differentiation, "
+            f"got {backend!r}"
+        )
     if not _is_served(backend, gate_logits):
         raise ValueError(
             f"`backend={backend!r}` has no kernels for {gate_logits.dtype} on {gate_logits.device}: those of 'numba' "

@@ -228,7 +228,8 @@ class QRNNTrainer(Trainer):
         kwargs: as in `Trainer`.
 
     Raises:
-        ValueError: for arguments that do not go with a carried state, or `compute_metrics`.
+        TypeError: for `args` of another class.
+        ValueError: for arguments that do not go with a carried state, or with evaluation as above.
 
     Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
     that was never interrupted. The number of processes may change, if the number of streams over all of them does not.
@@ -246,8 +247,13 @@ class QRNNTrainer(Trainer):
     """
 
     def __init__(self, model, args: QRNNTrainingArguments, train_dataset=None, eval_dataset=None, **kwargs):
+        if not isinstance(args, QRNNTrainingArguments):
+            raise TypeError(f"`args` must be QRNNTrainingArguments, got {type(args).__name__}")
         if kwargs.get("compute_metrics") is not None:
             raise ValueError("`compute_metrics` must be None: logits are not kept, the metrics are those of the loss")
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(args, name):
+                raise ValueError(f"`{name}` must be False: a model is evaluated as it is trained, with `{name[:4]}`")
         self.reads_streams = isinstance(train_dataset, torch.Tensor)
         if self.reads_streams:
             check_stream_settings(args)
@@ -274,8 +280,10 @@ class QRNNTrainer(Trainer):
             return super().save_model(output_dir, _internal_call)
         kind = plugin.state_dict_type
         plugin.set_state_dict_type("FULL_STATE_DICT")
-        super().save_model(output_dir)
-        plugin.set_state_dict_type(kind)
+        try:
+            super().save_model(output_dir)
+        finally:
+            plugin.set_state_dict_type(kind)
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; the weights at the end are the average, if there is one."""
@@ -333,11 +341,14 @@ class QRNNTrainer(Trainer):
         """
         if eval_dataset is None or isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
+        if eval_dataset is None:
+            raise ValueError("`eval_dataset` must be given to the trainer or to `evaluate`, got None")
         if isinstance(eval_dataset, torch.Tensor):
             eval_dataset = StreamWindows(eval_dataset, length=self.args.eval_window)
             options = {"batch_size": 1, "collate_fn": default_data_collator}
         else:
-            options = {"batch_size": self.args.eval_batch_size, "collate_fn": self.data_collator}
+            collate = self._get_collator_with_removed_columns(self.data_collator, description="evaluation")
+            options = {"batch_size": self.args.eval_batch_size, "collate_fn": collate}
         return DataLoader(eval_dataset, generator=torch.Generator(), **options)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
@@ -365,10 +376,15 @@ class QRNNTrainer(Trainer):
     ) -> EvalLoopOutput:
         carries = isinstance(dataloader.dataset, StreamWindows)
         nats, n_tokens, state = 0.0, 0, None
+        if self.is_fsdp_enabled and not self.accelerator._models:  # each process has all until `train` shards it
+            self.model.to(self.args.device)
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         with self._averaged_weights(), self.accelerator.autocast():
             for batch in dataloader:
+                if "labels" not in batch:
+                    columns = list(batch)
+                    raise ValueError(f"`eval_dataset` must have labels, or `data_collator` make them, got {columns}")
                 targets = batch["shift_labels"] if carries else without_labels_after_pads(batch)["labels"][:, 1:]
                 inputs = {**self._prepare_inputs(batch), "cache": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean

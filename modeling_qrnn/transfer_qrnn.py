@@ -35,8 +35,8 @@ def parameter_levels(model: QRNNPreTrainedModel) -> list[list[nn.Parameter]]:
         model: a QRNN of text with a head, or `QRNNModel`.
 
     Returns:
-        One list for the embeddings, one for each layer, and one for the last norm and the head. A tied head counts as
-        embeddings. Each parameter is in one list.
+        One list for the embeddings, one for each layer, and one for the last norm and the head, unless these have no
+        parameters of their own: a tied head counts as embeddings. Each parameter is in one list.
 
     Raises:
         ValueError: for an encoder-decoder, or a model of audio or time series.
@@ -53,7 +53,8 @@ def parameter_levels(model: QRNNPreTrainedModel) -> list[list[nn.Parameter]]:
     lower = [[*body.embed_tokens.parameters(), *body.embed_proj.parameters()]]
     lower += [list(layer.parameters()) for layer in body.layers]
     known = {parameter for level in lower for parameter in level}
-    return [*lower, [parameter for parameter in model.parameters() if parameter not in known]]
+    highest = [parameter for parameter in model.parameters() if parameter not in known]
+    return [*lower, highest] if highest else lower
 
 
 def discriminative_parameter_groups(
@@ -63,7 +64,7 @@ def discriminative_parameter_groups(
 
     Args:
         model: a QRNN of text with a head, or `QRNNModel`.
-        learning_rate: of the head.
+        learning_rate: of the highest level.
         factor: the rate of a level over that of the level below it; 2.6 in ULMFiT, 1 for one rate for all.
         weight_decay: of matrices; biases and norms have none.
 
@@ -93,7 +94,7 @@ def discriminative_parameter_groups(
 
 
 class GradualUnfreezing(TrainerCallback):
-    """Train the head alone at first, then unfreeze one level after another, from the top.
+    """Train the highest level alone at first, the head, then unfreeze one level after another, from the top.
 
     What is frozen gets no gradient, so it costs no backward pass, and an optimiser leaves it as it is.
 

@@ -550,6 +550,43 @@ def test_a_state_made_in_inference_mode_goes_on_outside(redraw, enabled):
     close(output.detach(), model(torch.cat([ids, ids], dim=1)).last_hidden_state[:, 4:].detach())
 
 
+@pytest.mark.parametrize("change", ["reset", "crop", "batch_repeat_interleave", "reorder_cache"])
+def test_a_state_made_in_inference_mode_may_be_changed_outside(redraw, change):
+    model, ids = make_causal_model(redraw), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    with torch.inference_mode():
+        cache = model(ids[:, :2]).cache
+        cache.activate_past_recording()
+        model(ids[:, 2:], cache=cache)
+    if change == "reset":
+        cache.reset()
+        rows, expected = ids, ids
+    elif change == "crop":
+        cache.crop(-1)
+        rows, expected = ids, torch.cat([ids[:, :3], ids], dim=1)
+    elif change == "batch_repeat_interleave":
+        cache.batch_repeat_interleave(2)
+        rows = ids.repeat_interleave(2, dim=0)
+        expected = torch.cat([rows, rows], dim=1)
+    else:
+        cache.reorder_cache(torch.tensor([1, 0]))
+        rows, expected = ids, torch.cat([ids.flip(0), ids], dim=1)
+    for layer in cache.layers:
+        layer.stop_recording()
+    output = model(rows, cache=cache).last_hidden_state
+    close(output.detach(), model(expected).last_hidden_state[:, -4:].detach())
+    assert int(cache.get_seq_length()) == expected.shape[1]
+
+
+def test_all_that_a_compiled_step_writes_has_a_fixed_address(redraw):
+    # Otherwise no CUDA graph is captured of it.
+    model, ids = make_causal_model(redraw), torch.tensor([[1, 2, 3, 4]])
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    model(ids, cache=cache)
+    for layer in cache.layers:
+        for tensor in (layer.conv_states[0], layer.recurrent_states[0], layer.cumulative_length):
+            assert hasattr(tensor, "_dynamo_static_input_type")
+
+
 def test_a_state_takes_the_precision_of_what_goes_on(redraw):
     # As when a prompt is read under autocast and the rest without: the narrow window must not round what follows.
     model, ids = redraw(QRNNModel(make_config()), std=0.3), torch.randint(20, (1, 12))

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_qrnn import QRNN, QRNNLayer, QRNNState, recurrent_pooling
 from modeling_qrnn.layers_qrnn import dropout
@@ -519,6 +520,14 @@ class TestSubsampling:
         layer.stride = 2
         h, shorter = layer(draw(2, 7, IN))
         assert h.shape == (2, 4, HIDDEN) and shorter.all()
+
+    def test_steps_left_out_are_not_computed(self):
+        flops = []
+        for stride in (1, 4):
+            with FlopCounterMode(display=False) as counter:
+                QRNNLayer(IN, HIDDEN, stride=stride)(torch.randn(2, 16, IN))
+            flops.append(counter.get_total_flops())
+        assert flops[0] == 4 * flops[1]
 
     def test_shapes_of_the_design(self):
         output, mask = QRNN(10, 20, temporal_pooling="max")(torch.randn(5, 15, 10))

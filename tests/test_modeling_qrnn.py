@@ -369,6 +369,8 @@ def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
     hidden[1] = 0
     with pytest.raises(ValueError, match="`attention_mask` must show a real token in each row"):
         model(second["input_ids"], attention_mask=hidden, cache=cache)
+    with pytest.raises(ValueError, match="`input_ids` must have the shape"):
+        model(second["input_ids"][0], cache=cache)
     assert cache.get_seq_length() == 3
     torch.testing.assert_close(model(**second, cache=cache).logits, model(**batch).logits)
 
@@ -473,6 +475,17 @@ def test_activation_regularization(alpha, beta, redraw):
             change = before[row, step] - before[row, step - 1]
             expected = expected + beta * change.square().mean() / len(counted)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_label_that_is_not_counted_may_be_another(side, redraw):
+    options = {"activation_regularization": 2.0, "temporal_activation_regularization": 3.0}
+    model, batch = redraw(make_model("causal", **options)).train(), make_batch("causal", with_labels=True)
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    batch["attention_mask"][0, 0 if side == "left" else -1] = 0
+    batch["labels"][1, 2] = -100
+    other = {**batch, "labels": batch["labels"].masked_fill(batch["labels"] == -100, -1)}
+    torch.testing.assert_close(model(**other, ignore_index=-1).loss, model(**batch).loss)
 
 
 def test_activation_regularization_is_for_training_alone(redraw):
@@ -848,6 +861,7 @@ def test_shapes_on_the_meta_device():
     model = make_model("causal").to("meta")
     tokens = torch.ones(2, 4, dtype=torch.long, device="meta")
     assert model(tokens, attention_mask=tokens).logits.shape == (2, 4, VOCAB_SIZE)
+    assert model(tokens, position_ids=tokens).logits.shape == (2, 4, VOCAB_SIZE)
 
 
 @pytest.mark.parametrize(

@@ -289,8 +289,25 @@ def test_forward_mode_derivatives():
     ahead, behind = (recurrent_pooling(gate_logits + step * direction, state)[0] for step in (1e-5, -1e-5))
     torch.testing.assert_close(slope(None), (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
     for backend in FAST_BACKENDS:
-        with pytest.raises(ValueError, match=f"`backend` .*'reference' in forward-mode.*got '{backend}'"):
+        with pytest.raises(ValueError, match=f"`backend` .*'reference' in .*forward-mode.*got '{backend}'"):
             slope(backend)
+
+
+def test_gradients_of_each_sample():
+    gate_logits, state = draw()
+
+    def gradient(logits, c, backend=None):
+        return torch.func.grad(lambda x: recurrent_pooling(x[None], c[None], backend=backend)[0].square().sum())(
+            logits
+        )
+
+    per_sample = torch.func.vmap(gradient)(gate_logits, state)
+    gate_logits.requires_grad_()
+    recurrent_pooling(gate_logits, state)[0].square().sum().backward()
+    torch.testing.assert_close(per_sample, gate_logits.grad, rtol=0, atol=1e-12)
+    for backend in FAST_BACKENDS:
+        with pytest.raises(ValueError, match=f"`backend` .*'reference' in transforms of .*got '{backend}'"):
+            gradient(gate_logits[0], state[0], backend)
 
 
 # --- pads, dtypes, extremes ------------------------------------------------------------------------------------------

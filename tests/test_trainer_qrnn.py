@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments, StreamWindows
@@ -271,6 +271,23 @@ def test_metrics_of_logits_are_refused(make_trainer):
         QRNNTrainer(make_model(), arguments, train_dataset=make_text(), compute_metrics=dict)
 
 
+def test_other_arguments_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="`args` must be QRNNTrainingArguments, got TrainingArguments"):
+        QRNNTrainer(make_model(), TrainingArguments(str(tmp_path), use_cpu=True), train_dataset=make_text())
+
+
+@pytest.mark.parametrize("name", ["bf16_full_eval", "fp16_full_eval"])
+def test_evaluation_in_another_precision_is_refused(name, make_trainer):
+    with pytest.raises(ValueError, match=f"`{name}` must be False"):
+        make_trainer(make_model(), **{name: True})
+
+
+def test_evaluation_needs_a_data_set(tmp_path):
+    trainer = QRNNTrainer(make_model(), QRNNTrainingArguments(str(tmp_path), use_cpu=True), train_dataset=make_text())
+    with pytest.raises(ValueError, match="`eval_dataset` must be given"):
+        trainer.evaluate()
+
+
 def test_averaging_goes_by_one_loss(make_trainer):
     with pytest.raises(ValueError, match="`eval_dataset` must be one data set"):
         make_trainer(make_model(), eval_dataset={"first": make_text()}, non_monotone=3)
@@ -356,6 +373,21 @@ def test_prediction_of_a_text_tells_its_metrics(make_trainer):
     trainer = make_trainer(make_model())
     metrics = trainer.predict(make_text()).metrics
     assert metrics["test_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_columns_that_the_model_does_not_read_are_removed(make_trainer):
+    rows = {"input_ids": make_text(40).view(4, 10).tolist(), "labels": make_text(40).view(4, 10).tolist()}
+    extra = Dataset.from_dict({**rows, "text": ["a", "b", "c", "d"]})
+    collator = default_data_collator  # which makes tensors of all columns
+    metrics = make_trainer(make_model(), Dataset.from_dict(rows), collator=collator).evaluate()
+    trainer = make_trainer(make_model(), extra, extra, collator=collator, remove_unused_columns=True)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(metrics["eval_loss"])
+
+
+def test_rows_without_labels_are_refused(make_trainer):
+    rows = Dataset.from_dict({"input_ids": make_text(40).view(4, 10).tolist()})
+    with pytest.raises(ValueError, match=r"`eval_dataset` must have labels, .* got \['input_ids'\]"):
+        make_trainer(make_model(), rows, collator=default_data_collator).evaluate()
 
 
 def test_rows_without_a_target_are_refused(make_trainer):

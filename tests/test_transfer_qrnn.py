@@ -50,7 +50,8 @@ def test_levels_hold_each_parameter_once(model_class, options):
         pytest.skip("a bidirectional model is no causal language model")
     model = model_class(QRNNConfig(vocab_size=20, hidden_size=8, num_hidden_layers=3, **options))
     levels = parameter_levels(model)
-    assert len(levels) == 5
+    has_head = model_class is QRNNForSequenceClassification or not options.get("tie_word_embeddings")
+    assert len(levels) == 4 + has_head and all(levels)
     in_levels = [id(parameter) for level in levels for parameter in level]
     assert sorted(in_levels) == sorted(id(parameter) for parameter in model.parameters())
     assert any(parameter is model.model.embed_tokens.weight for parameter in levels[0])
@@ -123,6 +124,14 @@ def test_levels_join_one_after_another(tmp_path):
     assert resumed.changed == expected[5:]
     for name, parameter in again.model.named_parameters():
         assert torch.equal(parameter, trainer.model.get_parameter(name)), name
+
+
+def test_a_model_without_a_head_of_its_own_begins_with_its_last_layer():
+    model = QRNNForCausalLM(QRNNConfig(vocab_size=20, hidden_size=8, num_hidden_layers=3, tie_word_embeddings=True))
+    GradualUnfreezing().unfreeze(model, epoch=0)
+    trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    assert trained == set(model.model.layers[-1].parameters())
+    assert discriminative_parameter_groups(model, learning_rate=0.1)[-1]["lr"] == 0.1
 
 
 def test_what_was_frozen_before_stays_so(tmp_path):
