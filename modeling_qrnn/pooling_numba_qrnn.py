@@ -29,7 +29,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -472,14 +472,15 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
     batch_size, seq_len, hidden_size = sizes
     n_blocks = batch_size * -(-hidden_size // _BLOCK)
     n_threads = min(torch.get_num_threads(), n_blocks, 1 + batch_size * seq_len * hidden_size // _MIN_STEPS_PER_THREAD)
-    numbers = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments]
     if n_threads == 1:
-        kernel(0, n_blocks, *sizes, *numbers)
+        kernel(0, n_blocks, *sizes, *_addresses(arguments))
         return
     n_pieces = min(n_blocks, n_threads * _PIECES_PER_THREAD)
     pieces = deque(pairwise(n_blocks * piece // n_pieces for piece in range(n_pieces + 1)))
 
     def work() -> None:
+        # The addresses are taken here, so that whoever works holds the tensors, whatever interrupts the others.
+        numbers = _addresses(arguments)
         while True:
             try:
                 piece = pieces.popleft()
@@ -487,17 +488,32 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
                 return
             kernel(*piece, *sizes, *numbers)
 
-    helpers = []
-    with suppress(RuntimeError):  # no more threads, as while Python shuts down: the others do the work
-        helpers += [_pool(torch.get_num_threads() - 1).submit(work) for _ in range(n_threads - 1)]
+    helpers = [Future() for _ in range(n_threads - 1)]
     try:
+        with suppress(RuntimeError):  # no more threads, as while Python shuts down: the others do the work
+            for helper in helpers:
+                _pool(torch.get_num_threads() - 1).submit(_help, helper, work)
         work()
     finally:
-        # Whatever interrupts this thread, the memory must outlive what the others do to it.
         pieces.clear()
         for helper in helpers:
             if not helper.cancel():  # one that has not begun has nothing to do
                 helper.result()
+
+
+def _addresses(arguments: tuple[torch.Tensor | float | None, ...]) -> list[float]:
+    """What a kernel takes: numbers, and of tensors where they lie."""
+    return [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments]
+
+
+def _help(helper: Future, work: Callable[[], None]) -> None:
+    """Do the work unless the helper was cancelled. (The future that `submit` returns is lost if a thread fails.)"""
+    if not helper.set_running_or_notify_cancel():
+        return
+    try:
+        helper.set_result(work())
+    except BaseException as error:
+        helper.set_exception(error)
 
 
 # --- the two operations ----------------------------------------------------------------------------------------------

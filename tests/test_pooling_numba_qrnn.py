@@ -271,6 +271,30 @@ def test_memory_outlives_an_interrupt(threads, fresh_pools):
     assert events == ["begun", "ended"]  # one piece, and no other after it
 
 
+def test_waits_for_the_threads_that_could_be_started(threads, fresh_pools, monkeypatch):
+    threads(3)
+    main, started, running = threading.get_ident(), [], []
+
+    def start(thread, start=threading.Thread.start):
+        started.append(thread)
+        if len(started) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def kernel(*_):
+        running.append(threading.get_ident())
+        if threading.get_ident() != main:
+            time.sleep(0.2)
+        while threading.get_ident() == main and len(set(running)) == 1:
+            time.sleep(0.001)  # until the helper has a piece too
+        running.append("done")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pooling_numba_qrnn._run(kernel, (4, 300, 256))
+    assert len(started) == 2
+    assert running.count("done") == len(running) / 2
+
+
 def test_runs_while_python_shuts_down():
     program = """if True:
         import threading, time, torch
