@@ -565,7 +565,7 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
 
     @staticmethod
     def _unpack(encoder_outputs) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        if isinstance(encoder_outputs, tuple):
+        if isinstance(encoder_outputs, (tuple, list)):
             encoder_outputs = QRNNEncoderOutput(*encoder_outputs)
         last_states = getattr(encoder_outputs, "last_states", None)
         if last_states is None:
@@ -606,7 +606,8 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         """What the decoder reads to predict the labels (teacher forcing).
 
         Args:
-            labels: `(batch, target_len)` int64; -100 stands for pads.
+            labels: `(batch, target_len)` int64; -100 stands for pads, on the right: others are read as tokens, unless
+                `forward` is told by a `decoder_attention_mask`.
 
         Returns:
             `(batch, target_len)` int64: the start token, then each label but the last.
@@ -724,12 +725,13 @@ class TargetLengthLogitsProcessor(LogitsProcessor):
 
     Args:
         source_lengths: `(batch,)`, the number of real tokens of each source.
-        eos_token_id: the tokens that end a target.
+        eos_token_id: the token that ends a target, or several.
         alpha: 0 ranks by log-probability, 1 in proportion to its mean; the paper's is 0.6.
         margin: what is added to the source's length; the paper's is 5, of characters.
 
     Raises:
-        ValueError: for an alpha below 0, or a number of beams that the sources do not divide.
+        ValueError: for an alpha below 0, no token that ends a target, or a number of beams that the sources do not
+            divide.
 
     Example:
         >>> config = QRNNSeq2SeqConfig(vocab_size=50, hidden_size=16, decoder_start_token_id=1, eos_token_id=2)
@@ -741,12 +743,18 @@ class TargetLengthLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(
-        self, source_lengths: torch.Tensor, eos_token_id: int | list[int], alpha: float = 0.6, margin: int = 5
+        self,
+        source_lengths: torch.Tensor | list[int],
+        eos_token_id: int | list[int],
+        alpha: float = 0.6,
+        margin: int = 5,
     ):
         if alpha < 0:
             raise ValueError(f"`alpha` must be at least 0, got {alpha}")
+        if eos_token_id is None:
+            raise ValueError("`eos_token_id` must be the token that ends a target, got None")
         # On the CPU, for not every device has float64, which a quotient of gamma functions needs.
-        self.target_lengths = source_lengths.cpu().double() + margin
+        self.target_lengths = torch.as_tensor(source_lengths).cpu().double() + margin
         self.eos_token_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
         self.alpha = alpha
         self.num_tokens = 0  # generated before this step

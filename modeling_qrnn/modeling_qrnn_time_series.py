@@ -21,6 +21,7 @@ such values, and nothing else says where they begin.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -360,9 +361,10 @@ def rows_begun(cache: Cache) -> torch.Tensor:
 
 def check_not_infinite(name: str, values: torch.Tensor, observed_mask: torch.Tensor | None) -> None:
     """Refuse infinity that is observed, which would spread over the forecast."""
-    values, _ = split_missing(values, observed_mask)
-    # On an accelerator this would wait for the device.
-    if values.device.type == "cpu" and not is_tracing(values) and bool(values.isinf().any()):
+    if values.device.type != "cpu" or is_tracing(values):  # an accelerator would be waited for
+        return
+    observed, _ = split_missing(values, observed_mask)
+    if bool(observed.isinf().any()):
         raise ValueError(f"`{name}` must be finite, or NaN where missing, got infinity")
 
 
@@ -498,13 +500,19 @@ class QRNNCovariateHead(nn.Module):
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from generators of this seed, and leave torch's own as they were; `None` for torch's own."""
+    """Draw from generators of this seed, and leave torch's own as they were; `None` for torch's own.
+
+    Those of other devices stay as they are, which `torch.manual_seed` would seed too.
+    """
     if seed is None:
         yield
         return
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)
         yield
 
 
@@ -606,8 +614,8 @@ class QRNNTimeSeriesGenerationMixin:
         return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
 
     def _check_generation(self, length: int, n_paths: int, past_values, features) -> None:
-        if n_paths < 1:
-            raise ValueError(f"`num_parallel_samples` must be at least 1, got {n_paths}")
+        if not isinstance(n_paths, Integral) or n_paths < 1:
+            raise ValueError(f"`num_parallel_samples` must be an integer of at least 1, got {n_paths}")
         longest = self.config.prediction_length
         if length < 1 or (self.is_direct and length > longest):
             limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "at least 1"
@@ -683,8 +691,10 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
             `scale`.
 
         Raises:
-            ValueError: as `QRNNTimeSeriesModel`, and if what is said of the future has another shape.
+            ValueError: as `QRNNTimeSeriesModel`, and if what is said of the future has another shape, or for a cache
+                and what goes with it.
         """
+        self._check_whole(kwargs)
         self.model.check_past(past_values, past_observed_mask, past_time_features)
         self._check_future(past_values, future_values, future_observed_mask, future_time_features)
         if self.is_direct:
@@ -768,6 +778,14 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         if self.config.channel_mode == "independent":
             raw = raw.squeeze(2).unflatten(0, (batch_size, channels)).transpose(1, 2)
         return self.output.params(raw)
+
+    @staticmethod
+    def _check_whole(options: dict[str, Any]) -> None:
+        """Refuse, and take out where they say nothing, the options of a model that reads a past in chunks."""
+        for name in ("cache", "use_cache", "loc", "scale"):
+            value = options.pop(name, None)
+            if value is not None and value is not False:
+                raise ValueError(f"`{name}` must be None: a forecast is made of a whole past, not of chunks of it")
 
     def _check_future(self, past_values, values, observed_mask, features) -> None:
         batch_size, length = past_values.shape[0], self.config.prediction_length

@@ -11,14 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pipelines for any model that fits them.
-
-`translation` and `summarization`, which Transformers 5 dropped; and `time-series-forecasting`, from a pandas frame to
-a frame of forecasts, with a plot of them.
+"""Pipelines: `translation` and `summarization`, which Transformers 5 dropped, for any model that fits them; and
+`time-series-forecasting` with a QRNN, from a pandas frame to a frame of forecasts, with a plot of them.
 """
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -60,9 +59,10 @@ class Seq2SeqPipeline(Pipeline):
         Args:
             inputs: a text, a list of texts, or a generator or dataset of them.
             kwargs: `truncation`, as of the tokenizer; `prefix`, put before each text; `return_tensors=True` for token
-                ids in place of texts; `clean_up_tokenization_spaces`, as of the tokenizer; `batch_size`; and any
-                parameter of `generate`, as `max_new_tokens` (256 if neither it nor the model's generation config says
-                otherwise), `num_beams` (likewise 4) or `num_return_sequences`.
+                ids in place of texts; `clean_up_tokenization_spaces`, as of the tokenizer; `stop_sequence`, a text or
+                a list of texts after which to stop; `batch_size`; and any parameter of `generate`, as
+                `max_new_tokens` (256 if neither it nor the model's generation config says otherwise), `num_beams`
+                (likewise 4) or `num_return_sequences`.
 
         Returns:
             For a text or a list a list of dicts, one for each text; with several sequences for each, for a list of
@@ -84,6 +84,7 @@ class Seq2SeqPipeline(Pipeline):
         prefix=None,
         return_tensors=None,
         clean_up_tokenization_spaces=None,
+        stop_sequence=None,
         **generate_kwargs,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess = {"truncation": truncation, "prefix": prefix}
@@ -91,10 +92,12 @@ class Seq2SeqPipeline(Pipeline):
             "return_tensors": return_tensors,
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
         }
+        if stop_sequence is not None:
+            generate_kwargs["stop_strings"] = stop_sequence
         if self.assistant_model is not None:
             generate_kwargs["assistant_model"] = self.assistant_model
         if self.assistant_tokenizer is not None:
-            generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
+            generate_kwargs["assistant_tokenizer"] = self.assistant_tokenizer
         return given(preprocess), generate_kwargs, given(postprocess)
 
     def preprocess(self, inputs: str, truncation=False, prefix=None, **languages):
@@ -112,7 +115,7 @@ class Seq2SeqPipeline(Pipeline):
 
     def _forward(self, model_inputs, **generate_kwargs):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        output = self.model.generate(**model_inputs, **generate_kwargs)
+        output = self.model.generate(**model_inputs, **generate_kwargs, tokenizer=self.tokenizer)
         output_ids = getattr(output, "sequences", output)  # of `return_dict_in_generate`
         batch_size = model_inputs["input_ids"].shape[0]
         return {"output_ids": output_ids.unflatten(0, (batch_size, -1))}  # (batch, sequences for each text, length)
@@ -225,6 +228,11 @@ class TimeSeriesForecastingPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any):
+        if not hasattr(model.config, "has_own_channels"):
+            raise ValueError(f"`model` must be a QRNNForTimeSeriesPrediction, got {type(model).__name__}")
+        super().__init__(model, *args, **kwargs)
+
     def __call__(self, inputs: pd.DataFrame | list[pd.DataFrame], **kwargs: Any) -> Any:
         """Forecast what follows the last row.
 
@@ -282,8 +290,9 @@ class TimeSeriesForecastingPipeline(Pipeline):
             )
         if level is not None and not 0 < level < 1:
             raise ValueError(f"`level` must be a probability in (0, 1), got {level}")
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"`num_samples` must be at least 1, got {num_samples}")
+        for name, number in {"num_samples": num_samples, "prediction_length": prediction_length}.items():
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {number}")
         draw = {"num_parallel_samples": num_samples}
         seeded = {} if seed is UNCHANGED else {"seed": seed}
         return given(read), given(draw) | seeded, given({"level": level})
@@ -577,7 +586,7 @@ def plot_forecast(
         frame: the frame that was forecast; what is drawn of it is four times as long as the forecast.
         forecast: what the pipeline made of it.
         timestamp_column: the column of the stamps, if they are not the index, of `frame` and `actual`.
-        actual: what really came, if that is known.
+        actual: what really came, if that is known; what comes after the forecast is left out.
         path: a file to write, `.png` for example.
 
     Returns:
@@ -607,12 +616,13 @@ def plot_forecast(
     figure = Figure(figsize=(8, 1 + 2.2 * len(targets)), layout="constrained")
     panels = figure.subplots(len(targets), sharex=True, squeeze=False)[:, 0]
     for axes, target in zip(panels, targets, strict=True):
+        table = forecast[target]
         for label, (part, color) in parts.items():
             if part is not None:
                 (name,) = checked_columns(part, [target])
                 series = as_numbers(part[name]).set_axis(read_stamps(part, timestamp_column)).sort_index()
-                axes.plot(series.iloc[-4 * len(forecast) :], color=color, linewidth=1, label=label)
-        table = forecast[target]
+                series = series.loc[: table.index[-1]].iloc[-4 * len(forecast) :]
+                axes.plot(series, color=color, linewidth=1, label=label)
         centre = "median" if "median" in table else "mean"
         axes.plot(table[centre], color="tab:orange", label=f"forecast ({centre})")
         if "lower" in table:

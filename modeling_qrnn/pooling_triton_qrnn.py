@@ -64,9 +64,21 @@ def _logistic(b_x, SCALE: tl.constexpr):
 
 
 @triton.jit
-def _candidate(b_x, ACTIVATION: tl.constexpr):
+def _tanh(b_x, IS_FINE: tl.constexpr):
+    """Without `IS_FINE` exact to 1e-7 only, which near zero is no digit at all: enough for logits of 16 bits."""
+    b_y = 1.0 - 2.0 * _logistic(b_x, SCALE=-2.0)
+    if IS_FINE:  # the Taylor series up to x^11, at 0.1 exact to 4e-15
+        b_s = b_x * b_x
+        b_series = 62.0 / 2835.0 - b_s * (1382.0 / 155925.0)
+        b_series = 1.0 - b_s * (1.0 / 3.0 - b_s * (2.0 / 15.0 - b_s * (17.0 / 315.0 - b_s * b_series)))
+        b_y = tl.where(tl.abs(b_x) < 0.1, b_x * b_series, b_y)
+    return b_y
+
+
+@triton.jit
+def _candidate(b_x, ACTIVATION: tl.constexpr, IS_FINE: tl.constexpr):
     if ACTIVATION == "tanh":
-        b_z = 1.0 - 2.0 * _logistic(b_x, SCALE=-2.0)
+        b_z = _tanh(b_x, IS_FINE)
     elif ACTIVATION == "relu":
         b_z = tl.where(b_x < 0.0, 0.0, b_x)  # unlike a maximum, it lets NaN through
     else:
@@ -151,7 +163,8 @@ def _load_transition(
     `1 - f` is a sigmoid of its own, of `-x`: as a difference it would lose its digits where f is near 1, which is
     where a long memory lives.
     """
-    b_z = _candidate(_load_gate(p_row, 0, o_d, m_d, hidden, stride_d, STATE), ACTIVATION)
+    IS_FINE: tl.constexpr = p_row.dtype.element_ty.primitive_bitwidth > 16
+    b_z = _candidate(_load_gate(p_row, 0, o_d, m_d, hidden, stride_d, STATE), ACTIVATION, IS_FINE)
     b_f_logit = _load_gate(p_row, 1, o_d, m_d, hidden, stride_d, STATE)
     b_f = _logistic(b_f_logit, SCALE=1.0)
     b_not_f = _logistic(b_f_logit, SCALE=-1.0)

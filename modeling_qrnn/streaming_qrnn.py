@@ -13,7 +13,7 @@
 # limitations under the License.
 """Audio that comes in pieces: the same logits and the same text as from the whole recording, in constant memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,10 @@ class QRNNSpeechStream:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: if its frames have another number of features, or it is that of another model.
+            ValueError: if a part is missing, its frames have another number of features, or it is that of another
+                model.
         """
+        check_parts(state, ("samples", "frames", "has_begun"))
         width = self.feature_extractor.feature_size
         if state["frames"].shape[1] != width:
             raise ValueError(f"`state` must hold frames of {width} features, got {state['frames'].shape[1]}")
@@ -140,14 +142,23 @@ class QRNNSpeechStream:
             tensors = {name: tensor.to(device) for name, tensor in state.items() if name.startswith("layers.")}
             cache = cache_from_tensors(tensors, self.model.config)
         self.cache = cache
-        self.samples, self.frames = state["samples"].numpy().copy(), state["frames"].numpy().copy()
+        self.samples, self.frames = (state[name].cpu().numpy().copy() for name in ("samples", "frames"))
         self.has_begun = bool(state["has_begun"])
+
+
+def check_parts(state: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
+    """Refuse a state that lacks one of these."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueError(f"`state` must be what `state_dict` gave, but it has no {' and no '.join(missing)}")
 
 
 class QRNNStreamingTranscriber:
     """The text of audio that comes in pieces of any size: joined, what the whole recording gives.
 
-    The most probable token of each step is written, unless it is the blank or that of the step before.
+    The most probable token of each step is written, unless it is the blank or that of the step before. Spaces are not
+    cleaned up, as a tokenizer with `clean_up_tokenization_spaces` does to a whole text: that would change what is
+    written already.
 
     Args:
         model: a unidirectional `QRNNForCTC`, in evaluation mode.
@@ -196,7 +207,7 @@ class QRNNStreamingTranscriber:
         return text
 
     def _decode(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, group_tokens=False)
+        return self.tokenizer.decode(tokens, group_tokens=False, clean_up_tokenization_spaces=False)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All that is kept between pieces, for `safetensors.torch.save_file` or another process."""
@@ -207,8 +218,9 @@ class QRNNStreamingTranscriber:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: if its frames have another number of features, or it is that of another model.
+            ValueError: as `QRNNSpeechStream.load_state_dict`.
         """
+        check_parts(state, ("last_token", "tail"))
         self.stream.load_state_dict(state)
         self.last_token, self.tail = int(state["last_token"]), state["tail"].tolist()
 

@@ -395,7 +395,7 @@ def test_encoder_outputs_in_place_of_the_source(model):
     expected = model(**batch).last_hidden_state
     source = {name: batch.pop(name) for name in ("input_ids",)}
     encoded = model.get_encoder()(**source, attention_mask=SOURCE_MASK)
-    for outputs in (encoded, encoded.to_tuple(), copy.copy(encoded)):
+    for outputs in (encoded, encoded.to_tuple(), list(encoded.to_tuple()), copy.copy(encoded)):
         assert torch.equal(model(**batch, encoder_outputs=outputs).last_hidden_state, expected)
 
 
@@ -819,6 +819,16 @@ def test_equation_nine_ranks_the_beams(alpha, redraw):
             assert output.sequences_scores[row].item() == pytest.approx(score(found), abs=1e-5)
             if num_beams == 160:
                 assert found == max(candidates, key=score)
+
+
+def test_ranking_needs_a_token_that_ends_a_target():
+    with pytest.raises(ValueError, match="`eos_token_id` must be the token that ends a target, got None"):
+        TargetLengthLogitsProcessor(torch.tensor([3]), None)
+
+
+def test_lengths_may_be_a_list():
+    first, second = (TargetLengthLogitsProcessor(lengths, [END]) for lengths in (torch.tensor([3, 4]), [3, 4]))
+    assert torch.equal(first.target_lengths, second.target_lengths)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -549,6 +549,11 @@ def test_seeds(options, make_model):
     assert not torch.equal(*(model.generate(**batch, num_parallel_samples=4).sequences for _ in range(2)))
 
 
+def test_a_seed_leaves_other_devices_alone(make_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    make_model().generate(PAST, num_parallel_samples=2, seed=5)
+
+
 @pytest.mark.parametrize("options", MODELS, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 @torch.no_grad()
@@ -757,12 +762,22 @@ def test_mistakes(mistake, horizon, make_model):
     [
         ({}, {"prediction_length": 6}, "`prediction_length` must be between 1 and config.prediction_length=5, got 6"),
         ({"horizon": "autoregressive"}, {"prediction_length": 0}, "`prediction_length` must be at least 1, got 0"),
-        ({}, {"num_parallel_samples": 0}, "`num_parallel_samples` must be at least 1, got 0"),
+        ({}, {"num_parallel_samples": 0}, "`num_parallel_samples` must be an integer of at least 1, got 0"),
+        ({}, {"num_parallel_samples": 2.5}, "`num_parallel_samples` must be an integer of at least 1, got 2.5"),
     ],
 )
 def test_mistakes_of_generation(options, arguments, message, make_model):
     with pytest.raises(ValueError, match=message):
         make_model(**options).generate(PAST, **arguments)
+
+
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_a_forecast_is_of_the_whole_past(horizon, make_model):
+    model = make_model(horizon=horizon)
+    for name, value in {"use_cache": True, "loc": PAST[:, 0], "scale": PAST[:, 0]}.items():
+        with pytest.raises(ValueError, match=f"`{name}` must be None"):
+            model(PAST, **{name: value})
+    torch.testing.assert_close(model(PAST, use_cache=False, cache=None).loc, model(PAST).loc)
 
 
 def test_mistakes_of_chunks(make_model):

@@ -109,6 +109,17 @@ def test_options_of_the_pipeline_and_of_the_call(folder):
     assert pipe(TEXTS, num_beams=1) == pipe(TEXTS, num_beams=1, do_sample=False)
 
 
+@pytest.mark.parametrize("option", ["stop_sequence", "stop_strings"])
+def test_stops_after_a_text(option, folder):
+    pipe = pipeline("translation", model=str(folder), max_new_tokens=9, min_new_tokens=6, num_beams=1)
+    pipe.tokenizer.add_tokens(["abcdef"])  # which Transformers spells to find out how tokens are put together
+    texts = [result["translation_text"].split() for result in pipe(TEXTS)]
+    word = texts[0][1]
+    shortened = [result["translation_text"].split() for result in pipe(TEXTS, **{option: word})]
+    assert shortened == [words[: [*words, word].index(word) + 1] for words in texts]
+    assert len(shortened[0]) == 2
+
+
 def test_several_sequences(folder):
     pipe = pipeline("summarization", model=str(folder))
     options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 5}
@@ -496,7 +507,9 @@ WRONG = {
     "no target": (make_frame()[[]], {}, "There is no column to forecast"),
     "covariates": (make_frame(), {"covariates": ["y"]}, r"`covariates` must name the 0 columns .* got \['y'\]"),
     "a future of nothing": (make_frame(), {"future": make_frame()}, "`future` must be None for a model without cov"),
-    "samples": (make_frame(), {"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
+    "samples": (make_frame(), {"num_samples": 0}, "`num_samples` must be an integer of at least 1, got 0"),
+    "half a sample": (make_frame(), {"num_samples": 2.5}, "`num_samples` must be an integer of at least 1, got 2.5"),
+    "no length": (make_frame(), {"prediction_length": -4}, "`prediction_length` must be an integer .* got -4"),
     "length": (make_frame(), {"prediction_length": 5}, "`prediction_length` must be between 1 and .*=4, got 5"),
     "level": (make_frame(), {"level": 1.0}, r"`level` must be a probability in \(0, 1\), got 1.0"),
 }
@@ -527,6 +540,12 @@ def test_wrong_frames_for_a_model(forecaster):
         forecast(frame.drop(frame.index[5]), covariates=["a"], future=future)
 
 
+def test_other_forecasters_are_refused():
+    other = QRNNForCausalLM(QRNNConfig(vocab_size=10, hidden_size=8))
+    with pytest.raises(ValueError, match="`model` must be a QRNNForTimeSeriesPrediction, got QRNNForCausalLM"):
+        pipeline("time-series-forecasting", model=other)
+
+
 @pytest.mark.parametrize("dtype", [float, str])
 def test_plot(dtype, forecaster, tmp_path):
     frame = make_frame(60).astype(dtype).reset_index(names="stamp")
@@ -542,6 +561,8 @@ def test_plot(dtype, forecaster, tmp_path):
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.min() == pytest.approx(table["y"]["lower"].min())
     assert heights.max() == pytest.approx(table["y"]["upper"].max())
+    (_, actual, _) = plot_forecast(frame[:50], table, "stamp", actual=frame[52:]).axes[1].lines
+    np.testing.assert_allclose(actual.get_ydata(), frame["y"][52:54].astype(float))  # what came later has no forecast
     with pytest.raises(ValueError, match="There is no column 'x'"):
         plot_forecast(frame[["stamp", "y"]], table, "stamp")
 

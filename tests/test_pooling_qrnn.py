@@ -218,6 +218,13 @@ class TestBackendsAgree:
         options = {"pooling": pooling, "candidate_activation": activation, **OPTIONS["everything"]}
         assert_backends_agree(backend, *draw(pooling, dtype=dtype), **options)
 
+    def test_faint_candidates(self, pooling, dtype, backend):
+        # As in the upper layers of a model that has not been trained: the tolerance is relative to the largest value.
+        gate_logits, state = draw(pooling, dtype=dtype)
+        scale = 1e-3 if dtype.itemsize == 2 else 1e-5  # what has 16 bits has few of them so near zero
+        gate_logits[..., : state.shape[-1]] *= scale
+        assert_backends_agree(backend, gate_logits, state * scale, pooling=pooling)
+
     @pytest.mark.parametrize("of", [("h",), ("c_last",)], ids="".join)
     def test_loss_of_one_output(self, pooling, dtype, backend, of):
         assert_backends_agree(backend, *draw(pooling, dtype=dtype), pooling=pooling, of=of, attention_mask=MASK)

@@ -37,6 +37,7 @@ from modeling_qrnn import (
 RATE = 8000
 EXTRACTOR = QRNNFeatureExtractor(feature_size=8, sampling_rate=RATE)
 TOKENS = ["<pad>", "|", "<unk>", *"abc"]
+PUNCTUATION = ["<pad>", "|", "<unk>", *"ab'.,t"]
 FRONT_ENDS = {
     "every frame": {"stride": 1},
     "stride 3": {"stride": 3},
@@ -191,7 +192,7 @@ class Script:
     """In place of a stream of logits: each piece is a list of tokens."""
 
     def push(self, tokens, sampling_rate=None):
-        return torch.eye(len(TOKENS))[torch.tensor(tokens, dtype=torch.long)]
+        return torch.eye(max(len(TOKENS), len(PUNCTUATION)))[torch.tensor(tokens, dtype=torch.long)]
 
     def finish(self):
         return self.push([])
@@ -206,6 +207,16 @@ def test_text_of_any_tokens(pieces, tokenizer):
     transcriber = make_transcriber(tokenizer)
     text = "".join(transcriber.push(piece) for piece in pieces) + transcriber.finish()
     assert text == tokenizer.decode([token for piece in pieces for token in piece])
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens=st.lists(st.integers(0, len(PUNCTUATION) - 1), max_size=9))
+def test_text_is_not_cleaned_up(tokens, tmp_path_factory):
+    """For that would change what is written."""
+    tokenizer = make_tokenizer(tmp_path_factory, PUNCTUATION, clean_up_tokenization_spaces=True)
+    transcriber = make_transcriber(tokenizer)
+    text = "".join(transcriber.push([token]) for token in tokens) + transcriber.finish()
+    assert text == tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +242,13 @@ def test_tail_does_not_grow(tokenizer):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory, TOKENS)
+
+
+def make_tokenizer(tmp_path_factory, tokens: list[str], **options) -> Wav2Vec2CTCTokenizer:
     vocabulary = tmp_path_factory.mktemp("tokenizer") / "vocab.json"
-    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(TOKENS)}))
-    return Wav2Vec2CTCTokenizer(vocabulary, bos_token=None, eos_token=None)
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    return Wav2Vec2CTCTokenizer(vocabulary, bos_token=None, eos_token=None, **options)
 
 
 def make_transcriber(tokenizer) -> QRNNStreamingTranscriber:
@@ -268,6 +283,18 @@ def test_state_is_a_copy(model):
     assert torch.equal(stream.push(draw(1000)), first)
     stream.load_state_dict(state)
     assert torch.equal(stream.push(draw(1000)), first)
+
+
+def test_state_of_something_else(model, processor):
+    transcriber = processor.transcriber(model)
+    transcriber.push(draw(3000))
+    before = transcriber.state_dict()
+    for state in (transcriber.stream.state_dict(), {}):
+        with pytest.raises(ValueError, match=r"`state` must be .* but it has no last_token and no tail"):
+            transcriber.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"`state` must be .* but it has no samples and no frames and no has_begun"):
+        transcriber.stream.load_state_dict({})
+    assert all(torch.equal(before[name], part) for name, part in transcriber.state_dict().items())
 
 
 def test_state_of_another_extractor(redraw, model):
