@@ -605,12 +605,16 @@ class QRNNGenerationMixin(GenerationMixin):
             )
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
 
+    @property
+    def _mask_name(self) -> str:
+        return "decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask"
+
     def _prompt_length(self, generation_config, model_kwargs: dict[str, Any]) -> int | None:
         """The tokens of the prompt that a cache holds or that are to be read, by the mask; `None` if nobody said.
 
         Transformers keeps the length of a mask that hides nothing in place of the mask.
         """
-        mask = model_kwargs.get("decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask")
+        mask = model_kwargs.get(self._mask_name)
         return getattr(generation_config, "_mask_length", None) if mask is None else mask.shape[1]
 
     @wraps(GenerationMixin._assisted_decoding, assigned=())  # `generate` reads the signature
@@ -622,7 +626,6 @@ class QRNNGenerationMixin(GenerationMixin):
         cache = kwargs.get("cache")
         if cache is None:  # which Transformers refuses
             return super()._assisted_decoding(input_ids, *args, **kwargs)
-        mask_name = "decoder_attention_mask" if self.config.is_encoder_decoder else "attention_mask"
         cache.tokens_to_skip = 0
         if self._prompt_length(kwargs["generation_config"], kwargs) == input_ids.shape[1]:
             cache.tokens_to_skip = int(cache.get_seq_length())
@@ -631,8 +634,9 @@ class QRNNGenerationMixin(GenerationMixin):
                     "`output_hidden_states` must be False in assisted decoding that goes on from a `cache`: "
                     "Transformers would count those of the tokens that it has seen"
                 )
-        elif kwargs.get(mask_name) is not None:  # only new tokens, and Transformers would cut their end off the mask
-            kwargs[mask_name] = kwargs[mask_name][:, -input_ids.shape[1] :]
+        elif (mask := kwargs.get(self._mask_name)) is not None:
+            # Only new tokens, and Transformers would cut their end off the mask.
+            kwargs[self._mask_name] = mask[:, -input_ids.shape[1] :]
         try:
             return super()._assisted_decoding(input_ids, *args, **kwargs)
         finally:

@@ -190,7 +190,8 @@ class StreamWindows(IterableDataset):
         draw = np.random.default_rng([self.seed, self.epoch])
         centers = np.where(draw.random(self.n_windows) < FULL_WINDOWS, self.length, self.length / 2)
         lengths = np.maximum(draw.normal(centers, WINDOW_DEVIATION), SHORTEST_WINDOW)
-        # So many windows are drawn that they fill the stream on average; a stretch by a per cent or so makes it exact.
+        # So many windows are drawn that they fill the stream on average; a stretch makes it exact. It is one by a per
+        # cent or so, or more where `length` is so short that many windows would be shorter than the shortest.
         return np.rint(lengths.cumsum() * (self.stream_length / lengths.sum())).astype(int).tolist()
 
 
