@@ -62,6 +62,13 @@ class TextArguments(SourceArguments):
         metadata={"help": "`word`, `character` or `bpe`, trained here; or the name of one on the Hub, or its folder."},
     )
     vocab_size: int = field(default=1_000_000, metadata={"help": "Most tokens of a tokenizer that is trained here."})
+    min_frequency: int = field(
+        default=1,
+        metadata={
+            "help": "Words (or characters) that are rarer than this in these texts are unknown. With 1 no text of "
+            "training holds an unknown one, so what it means is not learned."
+        },
+    )
     vocabulary_from: Literal["train", "all"] = field(
         default="train", metadata={"help": "Splits to train the tokenizer on."}
     )
@@ -73,6 +80,10 @@ def check_text_arguments(data: TextArguments) -> None:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.vocab_size < 2:
         stop(f"--vocab-size must be at least 2, got {data.vocab_size}")
+    if data.min_frequency < 1:
+        stop(f"--min-frequency must be at least 1, got {data.min_frequency}")
+    if data.min_frequency > 1 and data.tokenizer not in ("word", "character"):
+        stop(f"--min-frequency must be 1 with --tokenizer {data.tokenizer}, got {data.min_frequency}")
 
 
 def check_source_arguments(data: SourceArguments) -> None:

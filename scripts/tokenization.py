@@ -58,26 +58,29 @@ def byte_level_bpe(texts: Iterable[str], vocab_size: int, add_prefix_space: bool
     return fast_tokenizer(bpe, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
-def words(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def words(texts: Iterable[str], vocab_size: int, min_frequency: int = 1) -> PreTrainedTokenizerFast:
     """One token for each word between white space, the most frequent ones."""
-    return word_level(texts, vocab_size, pre_tokenizers.WhitespaceSplit())
+    return word_level(texts, vocab_size, min_frequency, pre_tokenizers.WhitespaceSplit())
 
 
-def characters(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def characters(texts: Iterable[str], vocab_size: int, min_frequency: int = 1) -> PreTrainedTokenizerFast:
     """One token for each character, the most frequent ones."""
-    return word_level(texts, vocab_size, pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse())
+    cut = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    return word_level(texts, vocab_size, min_frequency, cut, decoders.Fuse())
 
 
 def word_level(
     texts: Iterable[str],
     vocab_size: int,
+    min_frequency: int,
     pre_tokenizer: pre_tokenizers.PreTokenizer,
     decoder: decoders.Decoder | None = None,
 ) -> PreTrainedTokenizerFast:
     """Each piece that the pre-tokenizer leaves is a token. Padding needs none of its own: the mask tells the pads."""
     counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
     special = [UNKNOWN, END_OF_LINE]  # which the text may hold itself, as that of the Penn Treebank does
-    pieces = sorted(counts.keys() - set(special), key=lambda piece: (-counts[piece], piece))
+    frequent = {piece for piece, count in counts.items() if count >= min_frequency}
+    pieces = sorted(frequent - set(special), key=lambda piece: (-counts[piece], piece))
     vocabulary = {piece: index for index, piece in enumerate((special + pieces)[:vocab_size])}
     core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizer
@@ -117,8 +120,9 @@ def train_tokenizer(
         return load_tokenizer(data, init_from)
     splits = texts if data.vocabulary_from == "all" else ("train",)
     chosen = itertools.chain.from_iterable(texts[split] for split in splits)
-    options = {"add_prefix_space": True} if of_words and name == "bpe" else {}
-    return TOKENIZERS[name](chosen, data.vocab_size, **options)
+    if name == "bpe":
+        return byte_level_bpe(chosen, data.vocab_size, add_prefix_space=of_words)
+    return TOKENIZERS[name](chosen, data.vocab_size, data.min_frequency)
 
 
 def load_tokenizer(data: TextArguments, init_from: str | None) -> PreTrainedTokenizerBase:

@@ -36,6 +36,13 @@ def test_words():
     assert tokenizer.convert_ids_to_tokens(tokenizer("the <unk>  dog\n").input_ids) == ["the", "<unk>", "<unk>"]
 
 
+@pytest.mark.parametrize(("kind", "known"), [("word", {"the", "cat"}), ("character", set("thecat "))])
+def test_what_is_rare_is_unknown(kind, known):
+    texts = {"train": ["the cat", "the cats", "the cat"]}
+    tokenizer = train_tokenizer(TextArguments(tokenizer=kind, min_frequency=2), texts)
+    assert tokenizer.get_vocab().keys() == {"<unk>", "<eos>", *known}
+
+
 @pytest.mark.parametrize("make", [characters, byte_level_bpe])
 def test_text_is_given_back(make):
     tokenizer = make(TEXTS, 1000)

@@ -507,6 +507,11 @@ MISTAKES = {
     "folds without a share": (["--folds", "3"], "go with --validation-share"),
     "length": (["--max-length", "0"], "--max-length must be at least 1, got 0"),
     "vocabulary": (["--vocab-size", "1"], "--vocab-size must be at least 2, got 1"),
+    "frequency": (["--min-frequency", "0"], "--min-frequency must be at least 1, got 0"),
+    "frequency of sub-words": (
+        ["--tokenizer", "bpe", "--min-frequency", "2"],
+        "--min-frequency must be 1 with --tokenizer bpe, got 2",
+    ),
     "metric": (
         ["--metric-for-best-model", "f1"],
         "--metric-for-best-model f1: the metrics are accuracy, loss",
