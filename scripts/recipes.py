@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -236,7 +237,15 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
             check_unchanged(folder / "digests.yaml", digests, "data", folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("recipe", settings), ("digests", digests)):
-            (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=True), encoding="utf-8")
+            write_changed(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=True))
+
+
+def write_changed(file: Path, text: str) -> None:
+    """Each process of a run writes the same, and another may be reading: the file is whole at any moment."""
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        own = file.with_name(f"{file.name}.{uuid.uuid4().hex}")  # numbers of processes may be equal on two machines
+        own.write_text(text, encoding="utf-8")
+        own.replace(file)
 
 
 def find_inputs(settings: dict[str, Any]) -> dict[str, Path]:

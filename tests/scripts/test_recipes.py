@@ -1,0 +1,30 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""scripts/recipes.py: what the processes of a run keep of its settings."""
+
+from recipes import keep_settings
+
+
+def test_settings_are_whole_while_they_are_read(tmp_path):
+    """The processes of a run each keep them, and each read what another is writing."""
+    keep_settings({"seed": 1}, tmp_path)
+    file = tmp_path / "recipe.yaml"
+    with file.open() as being_read:
+        keep_settings({"seed": 1, "logging_steps": 2}, tmp_path)
+        assert being_read.read() == "seed: 1\n"
+    before = file.stat()
+    keep_settings({"seed": 1, "logging_steps": 2}, tmp_path)
+    after = file.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "digests.yaml"}
