@@ -26,6 +26,7 @@ import os
 import sys
 import wave
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -105,12 +106,22 @@ def wav_pieces(wav: wave.Wave_read) -> Iterator[np.ndarray]:
 
 def transcribe(transcriber: QRNNStreamingTranscriber, pieces: Iterator[np.ndarray], sampling_rate: int) -> None:
     heard = 0
-    for piece in pieces:
-        heard += len(piece)
-        print(transcriber.push(piece, sampling_rate), end="", flush=True)
+    with suppress(KeyboardInterrupt):  # the usual end of what is spoken live: what was heard is still written
+        for piece in pieces:
+            heard += len(piece)
+            write(transcriber.push(piece, sampling_rate))
     if heard == 0:
         raise ValueError("holds no audio")
-    print(transcriber.finish(), flush=True)
+    write(transcriber.finish() + "\n")
+
+
+def write(text: str) -> None:
+    """At once; when nobody reads it any more, the program ends without a word."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left once more
+        sys.exit(1)
 
 
 def warn(message: str) -> None:

@@ -94,11 +94,13 @@ def wav_bytes(audio: np.ndarray = AUDIO, rate: int = RATE, channels: int = 1, wi
 
 @pytest.fixture
 def give(monkeypatch, capsys):
-    """Run the program with these bytes as its standard input, which arrive in pieces."""
+    """Run the program with these bytes as its standard input, which arrive in pieces, perhaps until Ctrl-C."""
 
-    def give(*arguments, data: bytes = b"", piece: int | None = None):
+    def give(*arguments, data: bytes = b"", piece: int | None = None, interrupt: bool = False):
         class Arriving(BytesIO):
             def read1(self, size=-1):
+                if interrupt and self.tell() == len(data):
+                    raise KeyboardInterrupt
                 return super().read1(piece or size)
 
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Arriving(data)}))
@@ -126,6 +128,11 @@ def test_wav_from_standard_input(model_folder, expected, give):
 def test_raw_samples(model_folder, expected, give, piece):
     data = AUDIO.astype("<i2").tobytes()
     assert give(model_folder, "--sampling-rate", RATE, data=data, piece=piece) == (f"{expected}\n", "")
+
+
+def test_interrupted_speech_is_written_to_its_end(model_folder, expected, give):
+    data = AUDIO.astype("<i2").tobytes()
+    assert give(model_folder, "--sampling-rate", RATE, data=data, piece=333, interrupt=True) == (f"{expected}\n", "")
 
 
 def test_wav_of_unknown_length(model_folder, expected, give):
@@ -230,3 +237,14 @@ def test_text_is_printed_as_the_audio_arrives(model_folder, expected):
         rest, _ = process.communicate(AUDIO[6000:].tobytes())
     assert process.returncode == 0
     assert (first + rest).decode() == f"{expected}\n"
+
+
+def test_output_that_nobody_reads(model_folder):
+    """The input is not to blame for it."""
+    command = [sys.executable, SCRIPT, model_folder, "--sampling-rate", str(RATE)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipes = {"stdout": writing, "stderr": subprocess.PIPE}
+    run = subprocess.run(command, input=AUDIO.tobytes(), **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    os.close(writing)
+    assert run.returncode == 1 and b"error" not in run.stderr.lower()
