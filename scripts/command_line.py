@@ -54,6 +54,12 @@ def check_processes(n_together: int) -> None:
         stop(f"there is no accelerator for {n_started} processes: set ACCELERATE_USE_CPU=true to train on CPUs")
 
 
+def check_seed(seed: int) -> None:
+    """NumPy takes no others."""
+    if not 0 <= seed < 1 << 32:
+        stop(f"--seed must be at least 0 and below {1 << 32}, got {seed}")
+
+
 def end_process_group() -> None:
     """The last thing of a program that trains: its processes end together, and none of them within the group.
 

@@ -57,6 +57,7 @@ from transformers import (
 from command_line import (
     OneLineParser,
     check_processes,
+    check_seed,
     end_process_group,
     existing_file,
     one_line_error,
@@ -91,7 +92,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--train-file", type=existing_file, metavar="PATH", help="a text file (UTF-8)")
     source.add_argument("--dataset", metavar="NAME", help="a dataset on the Hub or a folder: what load_dataset reads")
     data.add_argument("--dataset-config", metavar="NAME", help="the configuration of --dataset, if it has several")
-    data.add_argument("--text-column", default="text", metavar="NAME", help="a column of --dataset (default: text)")
+    data.add_argument("--text-column", metavar="NAME", help="a column of --dataset (default: text)")
     data.add_argument(
         "--max-characters",
         type=positive_int,
@@ -135,7 +136,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     output.add_argument(
         "--prompt", metavar="TEXT", help="what the sample continues (default: the first words of the held-out text)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.dataset is None and (args.dataset_config is not None or args.text_column is not None):
+        parser.error("--dataset-config and --text-column go with --dataset")
+    return args
 
 
 def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments, dict]:
@@ -166,13 +170,13 @@ def read_text(args: argparse.Namespace) -> tuple[str, str]:
 
 def read_dataset(args: argparse.Namespace) -> str:
     """As many rows as `--max-characters` needs; a large dataset is not downloaded whole."""
-    rows, n_characters = [], 0
+    rows, n_characters, column = [], 0, args.text_column or "text"
     with one_line_error(f"--dataset {args.dataset}", OSError, ValueError, RuntimeError):
         dataset = datasets.load_dataset(args.dataset, args.dataset_config, split="train", streaming=True)
         for row in dataset:
-            if not isinstance(row.get(args.text_column), str):
-                raise ValueError(f"no text in column {args.text_column!r}; the columns are {', '.join(row)}")
-            rows.append(row[args.text_column].strip())
+            if not isinstance(row.get(column), str):
+                raise ValueError(f"no text in column {column!r}; the columns are {', '.join(row)}")
+            rows.append(row[column].strip())
             n_characters += len(rows[-1])
             if n_characters >= args.max_characters:
                 break
@@ -302,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     training_args, training_settings = read_training_arguments(args)
     check_processes(training_args.world_size)
+    check_seed(training_args.seed)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
         config = QRNNConfig.from_dict(read_settings(args.model_config, QRNNConfig))
     set_seed(training_args.seed)

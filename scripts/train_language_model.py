@@ -108,6 +108,15 @@ def encode(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> list[lis
     return [ids if end and ids[-1:] == end else ids + end for ids in encoded]
 
 
+def check_window(data: DataArguments) -> None:
+    if data.zero_state_window is None:
+        return
+    if data.zero_state_window < 2:
+        stop(f"--zero-state-window must be at least 2, for the first token is given, got {data.zero_state_window}")
+    if data.layout == "documents":
+        stop("--zero-state-window: with --layout documents each is scored from a zero state as it is")
+
+
 def check_length(split: str, documents: list[list[int]], data: DataArguments) -> None:
     """The first token of a text is given, so one token alone leaves nothing to predict."""
     longest = max(map(len, documents), default=0) if data.layout == "documents" else sum(map(len, documents))
@@ -180,7 +189,7 @@ def score(
     if kind_of(trainer.processing_class) != "word":
         nats, text = result["loss"] * result["tokens"], spelled(texts, documents, data, trainer.processing_class)
         result["bits_per_character"], result["bits_per_byte"] = bits(nats, len(text)), bits(nats, len(text.encode()))
-    if data.zero_state_window and isinstance(scored, torch.Tensor):
+    if data.zero_state_window is not None:
         metrics = trainer.evaluate(cut(scored, data.zero_state_window), metric_key_prefix=f"{split}_windows")
         result["loss_of_windows"] = metrics[f"{split}_windows_loss"]
     return result
@@ -218,8 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
     check_text_arguments(data)
     check_training(training, {"perplexity"}, smaller_is_better=True)
-    if data.zero_state_window is not None and data.zero_state_window < 2:
-        stop(f"--zero-state-window must be at least 2, for the first token is given, got {data.zero_state_window}")
+    check_window(data)
     folder = Path(training.output_dir)
     keep_settings(settings, folder)
     set_seed(training.seed)

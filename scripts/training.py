@@ -23,7 +23,7 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 from transformers import Trainer, TrainingArguments
 
-from command_line import one_line_error, one_line_trainer_error, stop
+from command_line import check_seed, one_line_error, one_line_trainer_error, stop
 from curves import plot_training
 from recipes import last_complete_checkpoint
 from results import report, write_scores
@@ -34,6 +34,7 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
 
     Of the metrics other than the loss Transformers takes the greatest for the best, unless told otherwise.
     """
+    check_seed(training.seed)
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in {*metrics, "loss"}:
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")

@@ -236,6 +236,15 @@ def test_program_stops_with_one_line_on_stderr(tmp_path):
 MISTAKES = {
     "unknown option": (["--max-step", "3"], "unrecognized arguments: --max-step"),
     "no steps": (["--max-steps", "0"], "not a whole number above zero"),
+    "seed": (["--seed", "-1"], "--seed must be at least 0 and below 4294967296, got -1"),
+    "configuration of no dataset": (
+        ["--dataset-config", "en"],
+        "--dataset-config and --text-column go with --dataset",
+    ),
+    "column of no dataset": (
+        ["--train-file", "text.txt", "--text-column", "text"],
+        "--dataset-config and --text-column go with --dataset",
+    ),
     "no such config": (["--model-config", "none.json"], "there is no file 'none.json'"),
     "empty file": (["--train-file", "empty.txt"], "too little text: 0 characters"),
     "short file": (["--train-file", "short.txt"], "too little text: 12 characters"),

@@ -339,6 +339,11 @@ MISTAKES = {
         "--validation-share must be 0: the data have a validation split of their own",
     ),
     "too small a window": (["recipe.yaml", "--zero-state-window", "1"], "--zero-state-window must be at least 2"),
+    "windows of documents": (
+        ["recipe.yaml", "--zero-state-window", "9", "--layout", "documents"],
+        "--zero-state-window: with --layout documents each is scored from a zero state as it is",
+    ),
+    "seed": (["recipe.yaml", "--seed", "4294967296"], "--seed must be at least 0 and below 4294967296, got 42949"),
     "nothing to predict": (["recipe.yaml", "--test-file", "empty.txt"], "the test split has no two tokens in a row"),
     "unknown option": (["recipe.yaml", "--learning-rte", "1"], "unrecognized arguments: --learning-rte"),
     "wrong value": (["wrong.yaml"], "argument --max_steps/--max-steps: invalid int value: 'many'"),
