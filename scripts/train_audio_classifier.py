@@ -27,7 +27,7 @@ goes on from its last complete checkpoint, to the same end. The model, its card,
 import copy
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,22 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
     return splits, names, reader.sampling_rate
 
 
-def hold_out(rows: Dataset, data: DataArguments, seed: int) -> Iterator[tuple[str, dict[str, Dataset]]]:
-    """Each value of the column, and the splits whose test are its rows."""
+def hold_out(rows: Dataset, data: DataArguments, seed: int) -> dict[str, dict[str, Dataset]]:
+    """For each value of the column that is wanted, the splits whose test are its rows."""
     groups = np.array(rows["group"][:])
     values = all_names(groups.tolist())
     if len(values) < 2:
         stop(f"column {data.held_out_column!r} holds one value only, {values[0]!r}")
     if data.held_out_value not in (None, *values):
         stop(f"--held-out-value {data.held_out_value}: column {data.held_out_column!r} holds {', '.join(values)}")
-    for value in values:
+    splits = {}
+    for value in values if data.held_out_value is None else [data.held_out_value]:
         is_test = groups == value
         parts = {"train": rows.select(np.flatnonzero(~is_test)), "test": rows.select(np.flatnonzero(is_test))}
-        yield value, with_validation(parts, data.validation_share, seed, stratify="label")
+        if len({*parts["train"]["label"]}) < 2:
+            stop(f"column {data.held_out_column!r}: without {value!r} the training rows have one label only")
+        splits[value] = with_validation(parts, data.validation_share, seed, stratify="label")
+    return splits
 
 
 def encode(rows: Dataset, extractor: QRNNFeatureExtractor) -> list[dict[str, Any]]:
@@ -224,9 +228,7 @@ def hold_out_each(
 ) -> None:
     """Train a model for each held-out value, in a folder of its own. Those trained before are only scored."""
     folder, scores = Path(training.output_dir), {}
-    for value, splits in hold_out(rows, data, training.seed):
-        if data.held_out_value not in (None, value):
-            continue
+    for value, splits in hold_out(rows, data, training.seed).items():
         training = copy.copy(training)
         training.output_dir = str(folder / folder_name(value))
         source = f"{describe_source(data)}, {data.held_out_column} {value} held out"

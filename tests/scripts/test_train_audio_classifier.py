@@ -164,9 +164,9 @@ def test_held_out_values(run, capsys):
 def test_what_is_held_out_is_met_in_the_test_alone():
     groups = ["10", "9", "x"] * 20
     rows = make_rows(audio=[np.zeros(1)] * 60, label=[0, 0, 0, 1, 1, 1] * 10, group=groups, number=list(range(60)))
-    parts = list(hold_out(rows, DataArguments(held_out_column="who", validation_share=0.2), seed=0))
-    assert [value for value, _ in parts] == ["9", "10", "x"]
-    for value, splits in parts:
+    parts = hold_out(rows, DataArguments(held_out_column="who", validation_share=0.2), seed=0)
+    assert [*parts] == ["9", "10", "x"]
+    for value, splits in parts.items():
         assert {*splits["test"]["group"]} == {value}
         assert value not in {*splits["train"]["group"], *splits["validation"]["group"]}
         assert sorted(int(number) for rows in splits.values() for number in rows["number"]) == list(range(60))
@@ -206,6 +206,8 @@ def write_faulty_rows() -> None:
     write_rows("other.jsonl", [first, {**second, "label": "noise"}])
     write_rows("fast.jsonl", [{**first, "sampling_rate": 2 * RATE}])
     write_rows("alike.jsonl", [{**row, "player": "ann"} for row in make_tones(40, 0)])
+    loners = {"low": "ann", "middle": "ann", "high": "bob"}
+    write_rows("loners.jsonl", [{**row, "player": loners[row["label"]]} for row in make_tones(40, 0)])
     Path("empty.csv").write_text("audio,label\n")
 
 
@@ -253,6 +255,7 @@ def test_mistakes(mistake, run, capsys):
         (["--held-out-value", "eve"], "--held-out-value eve: column 'player' holds ann, bob, c/d"),
         (["--push-to-hub"], "--push-to-hub is for one model: add --held-out-value"),
         (["--train-file", "alike.jsonl"], "column 'player' holds one value only, 'ann'"),
+        (["--train-file", "loners.jsonl"], "column 'player': without 'ann' the training rows have one label only"),
     ],
 )
 def test_values_that_cannot_be_held_out(options, message, run):
