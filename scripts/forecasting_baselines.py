@@ -57,14 +57,14 @@ def repeat_last_value(past_values: torch.Tensor, prediction_length: int) -> torc
 
 
 def repeat_last_season(past_values: torch.Tensor, prediction_length: int, season_length: int) -> torch.Tensor:
-    """The last season over and over; a gap in it holds the value before.
+    """The last season over and over, all of which is in the past; a gap in it holds the value before.
 
     Example:
         >>> repeat_last_season(torch.tensor([[[1.0], [2.0], [3.0]]]), 5, season_length=2).flatten().tolist()
         [2.0, 3.0, 2.0, 3.0, 2.0]
     """
     season = fill_forward(past_values)[:, -season_length:]
-    return season[:, torch.arange(prediction_length, device=past_values.device) % season.shape[1]]
+    return season[:, torch.arange(prediction_length, device=past_values.device) % season_length]
 
 
 def fill_forward(values: torch.Tensor) -> torch.Tensor:

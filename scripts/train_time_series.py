@@ -27,6 +27,7 @@ the same end. The model, its card, the scores, the loss curve and the plot of a 
 
 import copy
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ from training import ResumableTrainer, check_training, train_to_the_end
 
 
 SPLITS = ("train", "validation", "test")
+SHARES = {"validation_share": 0.1, "test_share": 0.2}  # of all rows, if neither these nor numbers of rows are given
 
 
 @dataclass
@@ -77,8 +79,10 @@ class DataArguments:
     train_rows: int | None = field(default=None, metadata={"help": "How many of the first rows to train on."})
     validation_rows: int | None = field(default=None, metadata={"help": "How many of the next to validate on."})
     test_rows: int | None = field(default=None, metadata={"help": "How many of the next to test on."})
-    validation_share: float = field(default=0.1, metadata={"help": "In place of numbers of rows: a share of all."})
-    test_share: float = field(default=0.2, metadata={"help": "The same, for the test."})
+    validation_share: float | None = field(
+        default=None, metadata={"help": "In place of numbers of rows: a share of all (default: 0.1)."}
+    )
+    test_share: float | None = field(default=None, metadata={"help": "The same, for the test (default: 0.2)."})
     context_length: int = field(default=336, metadata={"help": "How many past values a forecast is made from."})
     prediction_length: int = field(default=96, metadata={"help": "How many values to forecast."})
     season_length: int = field(default=24, metadata={"help": "The season that a baseline repeats, in values."})
@@ -160,9 +164,18 @@ def read_table(data: DataArguments) -> pd.DataFrame:
         frame = without_index(pd.read_csv(path)) if name.endswith(".csv") else pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
+        check_names(frame, targets)
         series = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
         known(series[covariates])
     return series
+
+
+def check_names(frame: pd.DataFrame, targets: Sequence[str]) -> None:
+    """A column without a name, to which pandas gives one, holds the numbers of the rows: no series to forecast."""
+    for name in targets:
+        if re.fullmatch(r"Unnamed: \d+", str(name)):
+            number = frame.columns.get_loc(name) + 1
+            raise ValueError(f"column {number} has no name: name it or leave it out, or give --target-columns")
 
 
 def names_in(columns: str) -> list[str]:
@@ -170,17 +183,26 @@ def names_in(columns: str) -> list[str]:
     return [name.strip() for name in columns.split(",") if name.strip()]
 
 
+def count_rows(data: DataArguments, n_rows: int) -> list[int]:
+    """How many rows each split has, by their numbers or by shares of all."""
+    counts = [data.train_rows, data.validation_rows, data.test_rows]
+    shares = {name: value for name in SHARES if (value := getattr(data, name)) is not None}
+    if None not in counts:
+        if shares:
+            stop("--validation-share and --test-share are in place of --train-rows, --validation-rows and --test-rows")
+        return counts
+    if any(count is not None for count in counts):
+        stop("give all of --train-rows, --validation-rows and --test-rows, or none")
+    held_out = tuple({**SHARES, **shares}.values())
+    if min(held_out) <= 0 or sum(held_out) >= 1:
+        stop(f"--validation-share and --test-share must be above 0, and below 1 together, got {held_out}")
+    counts = [int(n_rows * share) for share in held_out]
+    return [n_rows - sum(counts), *counts]
+
+
 def cut_rows(data: DataArguments, n_rows: int) -> dict[str, range]:
     """The rows of each split."""
-    counts = [data.train_rows, data.validation_rows, data.test_rows]
-    if None in counts:
-        if any(count is not None for count in counts):
-            stop("give all of --train-rows, --validation-rows and --test-rows, or none")
-        shares = data.validation_share, data.test_share
-        if min(shares) <= 0 or sum(shares) >= 1:
-            stop(f"--validation-share and --test-share must be above 0, and below 1 together, got {shares}")
-        counts = [int(n_rows * share) for share in shares]
-        counts = [n_rows - sum(counts), *counts]
+    counts = count_rows(data, n_rows)
     if sum(counts) > n_rows:
         stop(f"the splits have {sum(counts):,} rows together, but the table has {n_rows:,}")
     ends = [sum(counts[: number + 1]) for number in range(3)]
@@ -336,6 +358,8 @@ def check_arguments(data: DataArguments, model_args: ForecasterArguments, traini
     for name in ("context_length", "prediction_length", "season_length"):
         if getattr(data, name) < 1:
             stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(data, name)}")
+    if data.season_length > data.context_length:
+        stop(f"--season-length {data.season_length}: a forecast only knows --context-length {data.context_length}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

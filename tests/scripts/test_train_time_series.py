@@ -155,9 +155,15 @@ def test_distributions_covariates_and_parquet(loss, horizon, run):
 
 def test_shares(run):
     shares = {"train_rows": None, "validation_rows": None, "test_rows": None}
-    scores, folder = run(**shares, validation_share=0.15, test_share=0.25)
-    assert (scores["validation"]["windows"], scores["test"]["windows"]) == (39 - 5, 65 - 5)
-    assert "156 rows for train" in (folder / "README.md").read_text()
+    scores, folder = run(**shares, validation_share=0.15, max_steps=4)
+    assert (scores["validation"]["windows"], scores["test"]["windows"]) == (39 - 5, 52 - 5)
+    assert "169 rows for train" in (folder / "README.md").read_text()
+
+
+def test_a_column_without_a_name_that_nobody_asked_for(run):
+    make_table().to_csv("unnamed.csv")
+    _, folder = run(data_file="unnamed.csv", target_columns="low", max_steps=4)
+    assert json.loads((folder / "config.json").read_text())["num_input_channels"] == 1
 
 
 @pytest.mark.parametrize(("last_value", "has_sample"), [(204, True), (149, False)])
@@ -249,6 +255,19 @@ MISTAKES = {
     "rate": (["table.yaml", "--linear-learning-rate", "-1"], "--linear-learning-rate must be at least 0, got -1.0"),
     "commas": (["recipe.yaml", "--data-file", "commas.csv"], "commas.csv: row 1 has 1 cell more than the header"),
     "length": (["table.yaml", "--context-length", "0"], "--context-length must be at least 1, got 0"),
+    "season": (
+        ["table.yaml", "--season-length", "25"],
+        "--season-length 25: a forecast only knows --context-length 24",
+    ),
+    "rows beside a share": (
+        ["table.yaml", "--test-share", "0.2"],
+        "--validation-share and --test-share are in place of --train-rows",
+    ),
+    "a column without a name": (
+        ["recipe.yaml", "--data-file", "unnamed.csv"],
+        "unnamed.csv: column 1 has no name: name it or leave it out, or give --target-columns",
+    ),
+    "seed": (["table.yaml", "--seed", "-1"], "--seed must be at least 0 and below 4294967296, got -1"),
     "wrong model": (["table.yaml", "--model-overrides", "{patch_length: 0}"], "patch_length"),
     "unknown model field": (["table.yaml", "--model-overrides", "{patch: 2}"], "unknown fields: patch"),
     "field of the data": (
@@ -280,6 +299,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     }
     for name, frame in tables.items():
         frame.to_csv(f"{name}.csv", index=False)
+    table.to_csv("unnamed.csv")
     Path("empty.csv").touch()
     Path("table.doc").touch()
     Path("commas.csv").write_text("stamp,low\n2026-01-01,1,5\n2026-01-02,2,5\n")
@@ -309,7 +329,6 @@ def test_baselines_by_hand():
     assert fill_forward(past).tolist() == [[[0.0, 1.0], [2.0, 1.0], [3.0, 5.0], [3.0, 6.0]]]
     assert repeat_last_value(past, 2).tolist() == [[[3.0, 6.0]] * 2]
     assert repeat_last_season(past, 5, 3)[0, :, 1].tolist() == [1.0, 5.0, 6.0, 1.0, 5.0]
-    assert repeat_last_season(past, 3, 99)[0, :, 0].tolist() == [0.0, 2.0, 3.0]
 
 
 def test_linear_forecaster_is_a_linear_map_of_what_came_after_the_last_value():
