@@ -14,6 +14,7 @@
 """What is public is documented: arguments, results, errors, and an example, which the doctests run."""
 
 import inspect
+import re
 
 import pytest
 
@@ -29,10 +30,25 @@ def test_public_names_have_an_example(name):
     assert "Example:" in inspect.getdoc(getattr(modeling_qrnn, name))
 
 
+def described(documentation: str) -> set[str]:
+    """The names before the colons of `Args:`, `name: ...` or `name, name: ...`, perhaps over several lines."""
+    arguments = re.search(r"^Args:\n((?: {4}.*\n?|\n)*)", documentation, re.MULTILINE)
+    heads = re.findall(r"^ {4}(\w[\w,\s]*):", arguments[1], re.MULTILINE) if arguments else []
+    return {name for head in heads for name in re.findall(r"\w+", head)}
+
+
+def test_descriptions_are_found():
+    """A name in a sentence, or within another name, describes nothing."""
+    documentation = (
+        "Of x.\n\nArgs:\n    state, h,\n        c: as x: none\n    xs: more\n        y: not\n\nReturns:\n    z: a"
+    )
+    assert described(documentation) == {"state", "h", "c", "xs"}
+
+
 @pytest.mark.parametrize("name", sorted(modeling_qrnn.__all__))
 def test_public_arguments_are_described(name):
     thing = getattr(modeling_qrnn, name)
     function = thing if inspect.isfunction(thing) else vars(thing).get("forward")
     if function is not None:
-        documentation, arguments = inspect.getdoc(function), inspect.signature(function).parameters
-        assert [name for name in arguments if name not in documentation] in ([], ["self"])
+        arguments = {*inspect.signature(function).parameters} - {"self"}
+        assert described(inspect.getdoc(function)) == arguments
