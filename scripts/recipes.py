@@ -73,6 +73,15 @@ class ModelArguments:
     )
 
 
+class RecipeHelp(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The program's description as it reads, and the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "") or action.nargs == 0:  # nor has what turns another option off
+            return action.help
+        return super()._get_help_string(action)
+
+
 class RecipeParser(OneLineParser, HfArgumentParser):
     """HfArgumentParser with one-line errors, whose --help leaves the rarer TrainingArguments to their own page."""
 
@@ -82,7 +91,7 @@ class RecipeParser(OneLineParser, HfArgumentParser):
             usage="%(prog)s RECIPE [--option value ...]",
             description=description,
             epilog="All other fields of transformers.TrainingArguments are options, too.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=RecipeHelp,
             allow_abbrev=False,
         )
         self.add_argument("recipe", type=existing_file, metavar="RECIPE", help="a file of configuration/training")
@@ -90,6 +99,8 @@ class RecipeParser(OneLineParser, HfArgumentParser):
         for action in self._actions:
             if action.dest in rare:
                 action.help = argparse.SUPPRESS
+            elif action.option_strings[:1] == [f"--no_{action.dest}"]:  # it has the help of what it turns off
+                action.help = f"Without --{action.dest.replace('_', '-')}."
 
 
 def read_recipe(

@@ -80,9 +80,9 @@ class DataArguments:
     validation_rows: int | None = field(default=None, metadata={"help": "How many of the next to validate on."})
     test_rows: int | None = field(default=None, metadata={"help": "How many of the next to test on."})
     validation_share: float | None = field(
-        default=None, metadata={"help": "In place of numbers of rows: a share of all (default: 0.1)."}
+        default=None, metadata={"help": "In place of numbers of rows: a share of all. (default: 0.1)"}
     )
-    test_share: float | None = field(default=None, metadata={"help": "The same, for the test (default: 0.2)."})
+    test_share: float | None = field(default=None, metadata={"help": "The same, for the test. (default: 0.2)"})
     context_length: int = field(default=336, metadata={"help": "How many past values a forecast is made from."})
     prediction_length: int = field(default=96, metadata={"help": "How many values to forecast."})
     season_length: int = field(default=24, metadata={"help": "The season that a baseline repeats, in values."})

@@ -11,9 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""scripts/recipes.py: what the processes of a run keep of its settings."""
+"""scripts/recipes.py: what the processes of a run keep of its settings, and what --help says."""
 
-from recipes import keep_settings
+import pytest
+
+from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
+from recipes import ModelArguments, RecipeParser, keep_settings
 
 
 def test_settings_are_whole_while_they_are_read(tmp_path):
@@ -28,3 +31,15 @@ def test_settings_are_whole_while_they_are_read(tmp_path):
     after = file.stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "digests.yaml"}
+
+
+def test_help_names_defaults(capsys):
+    """Those that say something, and for what turns an option off, what it does."""
+    with pytest.raises(SystemExit):
+        RecipeParser((ModelArguments, QRNNTrainingArguments), "A line.\n\n    and an example").parse_args(["--help"])
+    told = capsys.readouterr().out
+    assert "\n\n    and an example\n" in told
+    told = " ".join(told.split())
+    assert "or a path. (default: qrnn-small)" in told
+    assert "Without --bptt-jitter." in told
+    assert "(default: None)" not in told and "(default: )" not in told
