@@ -30,6 +30,7 @@ from training import ResumableTrainer
 Rows = Dataset | Sequence[dict]
 Measure = Callable[[EvalPrediction], dict[str, float]]
 METRICS = ("accuracy", "macro_f1")  # of one label a row
+NOT_SCORED = -100  # the label that losses and metrics leave out
 
 
 def make_trainer(
@@ -68,7 +69,7 @@ def predict(trainer: Trainer, split: str, rows: Rows) -> tuple[np.ndarray, np.nd
     return output.label_ids, output.predictions, metrics
 
 
-def measure_labels(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+def measure_labels(labels: Sequence | np.ndarray, predicted: Sequence | np.ndarray) -> dict[str, float]:
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),

@@ -68,15 +68,13 @@ from command_line import (
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from recipes import read_settings
-from results import describe_device, describe_versions
+from recipes import ROOT, read_settings
+from results import MODEL_CARD, describe_device, describe_versions
 from tokenization import BEGIN, END, PAD, byte_level_bpe
 
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL_CONFIG = ROOT / "configuration/models/quickstart.json"
 TRAINING_CONFIG = ROOT / "configuration/training/quickstart.yaml"
-MODEL_CARD = ROOT / "model_card.md"
 
 BLOCK_CHARACTERS = 4_000  # a page or two: context enough to be worth modelling, and many blocks to sample from
 HOLD_OUT_EVERY = 10

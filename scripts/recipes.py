@@ -51,18 +51,22 @@ FREE_SETTINGS = {
 
 
 @dataclass
-class ModelArguments:
+class ArchitectureArguments:
     _argument_group_name = "model"
 
+    architecture: Literal["qrnn", "lstm"] = field(
+        default="qrnn",
+        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
+    )
+
+
+@dataclass
+class ModelArguments(ArchitectureArguments):
     model_config: str = field(
         default="qrnn-small", metadata={"help": "A file of configuration/models, without .json; or a path."}
     )
     model_overrides: str = field(
         default="{}", metadata={"help": "Changes to it, as YAML: `{hidden_size: 512, zoneout: 0.1}`."}
-    )
-    architecture: Literal["qrnn", "lstm"] = field(
-        default="qrnn",
-        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
     )
     init_from: str | None = field(
         default=None,

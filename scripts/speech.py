@@ -14,7 +14,7 @@
 """What the programs that train models of speech share: features and models."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -25,7 +25,7 @@ from command_line import one_line_error
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNFeatureExtractor, QRNNSpeechConfig
 from modeling_qrnn.modeling_qrnn_speech import QRNNSpeechPreTrainedModel
-from recipes import overrides_of
+from recipes import ArchitectureArguments, overrides_of
 
 
 FIXED_BY_DATA = {"hop_length", "vocab_size"}
@@ -34,15 +34,9 @@ MISTAKES = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
 
 
 @dataclass
-class SpeechArguments:
-    _argument_group_name = "model"
-
+class SpeechArguments(ArchitectureArguments):
     model_overrides: str = field(
         default="{}", metadata={"help": "The fields of QRNNSpeechConfig, as YAML: `{hidden_size: 128, stride: 2}`."}
-    )
-    architecture: Literal["qrnn", "lstm"] = field(
-        default="qrnn",
-        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
     )
 
 

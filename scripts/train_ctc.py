@@ -44,7 +44,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments, Wav2Vec2CTCTokenizer, pipeline, set_seed
 
 from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
-from classification import make_trainer, predict
+from classification import NOT_SCORED, make_trainer, predict
 from command_line import end_process_group, stop
 from labels import a_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
@@ -59,7 +59,6 @@ from training import check_training, train_to_the_end, with_validation, write_re
 # transcripts have not: one character, so that it counts as one that the model cannot write.
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "\ufffd"
 ERROR_RATES = ("character_error_rate", "word_error_rate")
-NOT_SCORED = -100
 # Least and greatest amplitude of the noise in pauses: as at the edges of real recordings, which are never silent
 FAINT = 5 / 32768, 200 / 32768
 

@@ -31,7 +31,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 
 # Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
@@ -51,7 +50,7 @@ from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_l
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plot_forecast
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
-from recipes import keep_settings, overrides_of, read_recipe
+from recipes import ArchitectureArguments, keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
 from text_data import UNREADABLE, without_index
 from training import ResumableTrainer, check_training, train_to_the_end
@@ -89,15 +88,9 @@ class DataArguments:
 
 
 @dataclass
-class ForecasterArguments:
-    _argument_group_name = "model"
-
+class ForecasterArguments(ArchitectureArguments):
     model_overrides: str = field(
         default="{}", metadata={"help": "The fields of QRNNTimeSeriesConfig, as YAML: `{hidden_size: 64, loss: mae}`."}
-    )
-    architecture: Literal["qrnn", "lstm"] = field(
-        default="qrnn",
-        metadata={"help": "`lstm` puts an LSTM in each layer's place, of such a width that the sizes are equal."},
     )
     linear_learning_rate: float = field(
         default=0.002, metadata={"help": "The learning rate of the linear model beside it; 0 leaves that out."}

@@ -50,7 +50,7 @@ from transformers import (
     set_seed,
 )
 
-from classification import make_trainer, predict
+from classification import METRICS, NOT_SCORED, make_trainer, measure_labels, predict
 from command_line import end_process_group, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForTokenClassification
@@ -70,8 +70,6 @@ from tokenization import report_unknown, train_tokenizer
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
-NOT_SCORED = -100  # what losses and metrics leave out
-PLAIN_METRICS = ("accuracy", "macro_f1")
 ENTITY_METRICS = ("precision", "recall", "f1", "accuracy")
 
 
@@ -173,12 +171,12 @@ def tags_of(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> 
 
 def measure(prediction: EvalPrediction, names: Sequence[str]) -> dict[str, float]:
     tags, predicted = tags_of(prediction.label_ids, prediction.predictions, names)
-    flat = flatten(tags), flatten(predicted)
-    accuracy = {"accuracy": float(sklearn.metrics.accuracy_score(*flat))}
+    plain = measure_labels(flatten(tags), flatten(predicted))
     if not is_iob2(names):
-        return {**accuracy, "macro_f1": float(sklearn.metrics.f1_score(*flat, average="macro", zero_division=0))}
+        return plain
     entity = {name: getattr(seqeval.metrics, f"{name}_score") for name in ("precision", "recall", "f1")}
-    return {**accuracy, **{name: float(score(tags, predicted, zero_division=0)) for name, score in entity.items()}}
+    scores = {name: float(score(tags, predicted, zero_division=0)) for name, score in entity.items()}
+    return {"accuracy": plain["accuracy"], **scores}
 
 
 def flatten(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -198,7 +196,7 @@ def score(trainer: Trainer, split: str, rows: Dataset, names: Sequence[str]) -> 
 
 
 def metrics_for(names: Sequence[str]) -> tuple[str, ...]:
-    return ENTITY_METRICS if is_iob2(names) else PLAIN_METRICS
+    return ENTITY_METRICS if is_iob2(names) else METRICS
 
 
 def write_sample(folder: Path, words: list[str]) -> str:
