@@ -613,7 +613,7 @@ class QRNNTimeSeriesGenerationMixin:
             patches.append(self.output.sample(params, loc[:, None], scale[:, None]))
         return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
 
-    def _check_generation(self, length: int, n_paths: int, past_values, features) -> None:
+    def _check_generation(self, length: int, n_paths: Any, past_values, features) -> None:
         if not isinstance(n_paths, Integral) or n_paths < 1:
             raise ValueError(f"`num_parallel_samples` must be an integer of at least 1, got {n_paths}")
         longest = self.config.prediction_length

@@ -17,7 +17,6 @@
 
 import re
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -291,7 +290,7 @@ class TimeSeriesForecastingPipeline(Pipeline):
         if level is not None and not 0 < level < 1:
             raise ValueError(f"`level` must be a probability in (0, 1), got {level}")
         for name, number in {"num_samples": num_samples, "prediction_length": prediction_length}.items():
-            if number is not None and not (isinstance(number, Integral) and number >= 1):
+            if number is not None and not (isinstance(number, (int, np.integer)) and number >= 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {number}")
         draw = {"num_parallel_samples": num_samples}
         seeded = {} if seed is UNCHANGED else {"seed": seed}

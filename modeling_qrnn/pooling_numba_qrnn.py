@@ -488,7 +488,7 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
                 return
             kernel(*piece, *sizes, *numbers)
 
-    helpers = [Future() for _ in range(n_threads - 1)]
+    helpers: list[Future[None]] = [Future() for _ in range(n_threads - 1)]
     try:
         with suppress(RuntimeError):  # no more threads, as while Python shuts down: the others do the work
             for helper in helpers:
@@ -506,14 +506,16 @@ def _addresses(arguments: tuple[torch.Tensor | float | None, ...]) -> list[float
     return [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments]
 
 
-def _help(helper: Future, work: Callable[[], None]) -> None:
+def _help(helper: Future[None], work: Callable[[], None]) -> None:
     """Do the work unless the helper was cancelled. (The future that `submit` returns is lost if a thread fails.)"""
     if not helper.set_running_or_notify_cancel():
         return
     try:
-        helper.set_result(work())
+        work()
     except BaseException as error:
         helper.set_exception(error)
+    else:
+        helper.set_result(None)
 
 
 # --- the two operations ----------------------------------------------------------------------------------------------
