@@ -86,9 +86,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         super().lazy_initialization(conv_states, recurrent_states, state_idx, conv_kernel_size)
         if conv_states is not None:
             # A tensor, not an int: a number would be baked into an exported decoding step.
-            self.cumulative_length = torch.zeros((), dtype=torch.long, device=conv_states.device)
-            if not torch.compiler.is_compiling():  # a graph that writes to it is captured only if its address is fixed
-                torch._dynamo.mark_static_address(self.cumulative_length)
+            self.cumulative_length = _fixed(torch.zeros((), dtype=torch.long, device=conv_states.device))
 
     def update_conv_state(
         self,
@@ -143,9 +141,9 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             return
         for states in (self.conv_states, self.recurrent_states):
             if states[0] is not None and states[0].is_inference():
-                states[0] = states[0].clone()
+                states[0] = _fixed(states[0].clone())
         if self.is_conv_states_initialized[0] and self.cumulative_length.is_inference():
-            self.cumulative_length = self.cumulative_length.clone()
+            self.cumulative_length = _fixed(self.cumulative_length.clone())
 
     def _needs_buffer(self, buffer: torch.Tensor | None, new: torch.Tensor) -> bool:
         """Whether this is the first state, or the first after a `reset` and of another batch size."""
@@ -237,6 +235,13 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
 
 # A class can register itself in one of the two maps only, see `CacheLayerMixin.__init_subclass__`.
 STATIC_LAYER_TYPE_MAPPING[QRNNCacheLayer._layer_type] = QRNNCacheLayer
+
+
+def _fixed(tensor: torch.Tensor) -> torch.Tensor:
+    """Mark that the tensor's address stays: only then a CUDA graph is captured of a step that writes to it."""
+    if not torch.compiler.is_compiling():
+        torch._dynamo.mark_static_address(tensor)
+    return tensor
 
 
 def _append(history: torch.Tensor | None, state: torch.Tensor, new_states: torch.Tensor | None) -> torch.Tensor:

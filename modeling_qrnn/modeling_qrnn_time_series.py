@@ -509,10 +509,10 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         return
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         if devices:
             with torch.accelerator.device_index(device.index):
-                torch.get_device_module(device).manual_seed(seed)
+                torch.get_device_module(device).manual_seed(int(seed))
         yield
 
 

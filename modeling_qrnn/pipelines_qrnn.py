@@ -114,7 +114,7 @@ class Seq2SeqPipeline(Pipeline):
 
     def _forward(self, model_inputs, **generate_kwargs):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        output = self.model.generate(**model_inputs, **generate_kwargs, tokenizer=self.tokenizer)
+        output = self.model.generate(**model_inputs, **{"tokenizer": self.tokenizer, **generate_kwargs})
         output_ids = getattr(output, "sequences", output)  # of `return_dict_in_generate`
         batch_size = model_inputs["input_ids"].shape[0]
         return {"output_ids": output_ids.unflatten(0, (batch_size, -1))}  # (batch, sequences for each text, length)

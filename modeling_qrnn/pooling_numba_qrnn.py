@@ -478,9 +478,12 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
     n_pieces = min(n_blocks, n_threads * _PIECES_PER_THREAD)
     pieces = deque(pairwise(n_blocks * piece // n_pieces for piece in range(n_pieces + 1)))
 
+    # Emptied at the end: a helper that was not needed may lie in the queue for long, and must not hold the tensors.
+    held = [arguments]
+
     def work() -> None:
-        # The addresses are taken here, so that whoever works holds the tensors, whatever interrupts the others.
-        numbers = _addresses(arguments)
+        tensors = held[0]  # which live while somebody works on them, whatever interrupts the others
+        numbers = _addresses(tensors)
         while True:
             try:
                 piece = pieces.popleft()
@@ -499,6 +502,7 @@ def _run(kernel: Callable[..., None], sizes: tuple[int, int, int], *arguments: t
         for helper in helpers:
             if not helper.cancel():  # one that has not begun has nothing to do
                 helper.result()
+        held.clear()
 
 
 def _addresses(arguments: tuple[torch.Tensor | float | None, ...]) -> list[float]:

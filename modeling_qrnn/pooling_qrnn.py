@@ -755,7 +755,8 @@ def recurrent_pooling(
 
     Raises:
         ValueError: if a shape, dtype, option or probability is not one of the above, tensors are on different
-            devices, or the named backend has no kernels for the dtype on the device.
+            devices, or the named backend has no kernels for the dtype on the device, or is not `"reference"` in a
+            transform of `torch.func` or forward-mode differentiation.
         ImportError: if the named backend needs a package that is missing or does not work.
 
     Example:

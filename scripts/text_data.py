@@ -65,8 +65,8 @@ class TextArguments(SourceArguments):
     min_frequency: int = field(
         default=1,
         metadata={
-            "help": "Words (or characters) that are rarer than this in these texts are unknown. With 1 no text of "
-            "training holds an unknown one, so what it means is not learned."
+            "help": "Words (or characters) that are rarer than this in these texts are unknown. If none is, training "
+            "does not show what an unknown one means. Of no effect with a tokenizer that is given."
         },
     )
     vocabulary_from: Literal["train", "all"] = field(

@@ -157,7 +157,8 @@ def read_table(data: DataArguments) -> pd.DataFrame:
         frame = without_index(pd.read_csv(path)) if name.endswith(".csv") else pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
-        check_names(frame, targets)
+        if not data.target_columns:
+            check_names(frame, targets)
         series = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
         known(series[covariates])
     return series

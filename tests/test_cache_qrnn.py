@@ -577,10 +577,13 @@ def test_a_state_made_in_inference_mode_may_be_changed_outside(redraw, change):
     assert int(cache.get_seq_length()) == expected.shape[1]
 
 
-def test_all_that_a_compiled_step_writes_has_a_fixed_address(redraw):
+@pytest.mark.parametrize("in_inference_mode", [False, True])
+def test_all_that_a_compiled_step_writes_has_a_fixed_address(redraw, in_inference_mode):
     # Otherwise no CUDA graph is captured of it.
     model, ids = make_causal_model(redraw), torch.tensor([[1, 2, 3, 4]])
     cache = StaticCache(config=model.config, max_cache_len=16)
+    with torch.inference_mode(in_inference_mode):
+        model(ids, cache=cache)
     model(ids, cache=cache)
     for layer in cache.layers:
         for tensor in (layer.conv_states[0], layer.recurrent_states[0], layer.cumulative_length):

@@ -15,6 +15,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import NegativeBinomial, Normal, StudentT
@@ -542,7 +543,8 @@ def test_seeds(options, make_model):
     batch = make_batch(model.config)
     del batch["future_values"]
     before = torch.get_rng_state()
-    first, again, other = (model.generate(**batch, num_parallel_samples=4, seed=seed).sequences for seed in (5, 5, 6))
+    seeds = (5, np.int64(5), 6)
+    first, again, other = (model.generate(**batch, num_parallel_samples=4, seed=seed).sequences for seed in seeds)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -774,7 +776,8 @@ def test_mistakes_of_generation(options, arguments, message, make_model):
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_a_forecast_is_of_the_whole_past(horizon, make_model):
     model = make_model(horizon=horizon)
-    for name, value in {"use_cache": True, "loc": PAST[:, 0], "scale": PAST[:, 0]}.items():
+    cache = model.model(PAST).cache
+    for name, value in {"cache": cache, "use_cache": True, "loc": PAST[:, 0], "scale": PAST[:, 0]}.items():
         with pytest.raises(ValueError, match=f"`{name}` must be None"):
             model(PAST, **{name: value})
     torch.testing.assert_close(model(PAST, use_cache=False, cache=None).loc, model(PAST).loc)

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -293,6 +294,21 @@ def test_waits_for_the_threads_that_could_be_started(threads, fresh_pools, monke
     pooling_numba_qrnn._run(kernel, (4, 300, 256))
     assert len(started) == 2
     assert running.count("done") == len(running) / 2
+
+
+def test_helpers_that_never_begin_hold_no_tensors(threads, fresh_pools, monkeypatch):
+    threads(2)
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    tensor = torch.zeros(3)
+    alive = weakref.ref(tensor)
+    pooling_numba_qrnn._run(lambda *_: None, (4, 300, 256), tensor)
+    del tensor
+    gc.collect()
+    assert alive() is None
 
 
 def test_runs_while_python_shuts_down():

@@ -221,7 +221,7 @@ class TestBackendsAgree:
     def test_faint_candidates(self, pooling, dtype, backend):
         # As in the upper layers of a model that has not been trained: the tolerance is relative to the largest value.
         gate_logits, state = draw(pooling, dtype=dtype)
-        scale = 1e-3 if dtype.itemsize == 2 else 1e-5  # what has 16 bits has few of them so near zero
+        scale = 1e-3 if dtype.itemsize == 2 else 1e-5  # the GPU's kernels promise no more of 16 bits
         gate_logits[..., : state.shape[-1]] *= scale
         assert_backends_agree(backend, gate_logits, state * scale, pooling=pooling)
 
