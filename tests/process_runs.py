@@ -99,12 +99,10 @@ def train(folder: Path, n_streams: int, fsdp: str | None = None, resume: Path | 
     args = QRNNTrainingArguments(str(folder), **{**defaults, **arguments})
     text = torch.randint(VOCAB_SIZE, (400,), generator=torch.Generator().manual_seed(0))
     trainer = QRNNTrainer(model, args, train_dataset=text, eval_dataset=text)
-    loss_before = trainer.evaluate()["eval_loss"]
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model()
     if trainer.is_world_process_zero():
-        history = [{"eval_loss": loss_before}, *trainer.state.log_history]
-        (folder / "history.json").write_text(json.dumps(history))
+        (folder / "history.json").write_text(json.dumps(trainer.state.log_history))
 
 
 def refused(folder: Path, n_streams: int, resume: Path) -> None:

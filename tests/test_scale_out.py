@@ -56,7 +56,9 @@ def runs(tmp_path_factory) -> Path:
             folder.mkdir()
             command = [sys.executable, ROOT / "tests/process_runs.py", folder]
             environment = {name: value for name, value in ENVIRONMENT.items() if name != "ACCELERATE_USE_CPU"}
-            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            result = subprocess.run(command, env=environment, timeout=300, **output)
+            assert result.returncode == 0, result.stdout
             (folder / "done").touch()
     return folder
 
@@ -239,6 +241,7 @@ OTHER_PROGRAMS = {
     train_time_series: {
         "data_file": "table.csv",
         "context_length": 12,
+        "season_length": 12,
         "prediction_length": 4,
         "validation_share": 0.2,
         "model_overrides": str({"hidden_size": 8, "patch_length": 4, "loss": "mae"}),
