@@ -90,6 +90,7 @@ FLUSH_BYTES = 2**30  # rewritten before each run on a GPU: far more than its L2,
 
 # What each command takes, and what it takes if not told otherwise.
 TIMED = {"dtype": ["float32"], "threads": ["1", "all"], "rounds": 10, "seconds": 10.0}
+PRODUCTS = {"float32_matmul_precision": "highest"}
 RECURRENCE = {"pooling": "fo", "backends": list(BACKENDS)}
 LANGUAGE_MODEL = {"models": list(MODELS), "hidden_size": 512, "layers": 4, "vocab_size": 16_000}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -97,15 +98,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "pooling": {**TIMED, **RECURRENCE, "shapes": [(64, 512, 1024)], "passes": ["forward", "forward+backward"]},
     "layer": {
         **TIMED,
+        **PRODUCTS,
         "dtype": ["float32", "bfloat16"],
         "shapes": [(20, 105, 640), (8, 512, 512), (1, 512, 640), (8, 512, 320)],
         "passes": ["forward", "forward+backward"],
         "pooling": "fo",
         "kernel_size": 2,
     },
-    "training": {**TIMED, **LANGUAGE_MODEL, "batch_sizes": [8], "lengths": [256]},
+    "training": {**TIMED, **PRODUCTS, **LANGUAGE_MODEL, "batch_sizes": [8], "lengths": [256]},
     "generation": {
         **TIMED,
+        **PRODUCTS,
         **LANGUAGE_MODEL,
         "batch_sizes": [1, 16],
         "contexts": [64, 256, 1024, 4096],
@@ -193,6 +196,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "threads": {"nargs": "+", "type": thread_count, "metavar": "N", "help": "threads of torch, or `all`"},
     "rounds": {**NUMBER, "help": "at least so many turns of each"},
     "seconds": {"type": duration, "metavar": "S", "help": "and turns for at least so long"},
+    "float32_matmul_precision": {
+        "choices": ("highest", "high", "medium"),
+        "help": "of products in float32, as torch.set_float32_matmul_precision has it",
+    },
 }
 
 
@@ -247,6 +254,9 @@ def fill_in_defaults(args: argparse.Namespace) -> None:
 
 
 def setting(args: argparse.Namespace, dtype: str, threads: int) -> str:
+    precision = getattr(args, "float32_matmul_precision", "highest")
+    if dtype == "float32" and precision != "highest":
+        dtype = f"float32 ({precision} precision of products)"
     if args.device == "cuda":
         return f"{dtype}, {torch.cuda.get_device_name()}"
     return f"{dtype}, {threads} thread{'s' if threads > 1 else ''}"
@@ -421,6 +431,12 @@ class WrongResult(Exception):
     """A contender computes something else than the reference."""
 
 
+def tolerance_of_products(dtype: torch.dtype) -> float:
+    """Relative to the largest value: products in float32 may be those of factors rounded to bfloat16, if told so."""
+    may_round = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return TOLERANCES[torch.bfloat16 if may_round else dtype]
+
+
 def compare(
     subject: str, actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float
 ) -> None:
@@ -526,7 +542,9 @@ def verify_layer(layer: QRNNLayer, x: torch.Tensor, grad_h: torch.Tensor) -> Non
     actual, expected = (
         dict(zip(names, (h.detach(), *torch.autograd.grad(h, inputs, grad_h)), strict=True)) for h in outputs
     )
-    compare(f"QRNNLayer at {shown(tuple(grad_h.shape))} in {x.dtype}", actual, expected, TOLERANCES[x.dtype])
+    compare(
+        f"QRNNLayer at {shown(tuple(grad_h.shape))} in {x.dtype}", actual, expected, tolerance_of_products(x.dtype)
+    )
 
 
 @torch.no_grad()
@@ -536,7 +554,12 @@ def verify_generation(model: PreTrainedModel, args: argparse.Namespace) -> None:
     cache = model(tokens[:, :-1], use_cache=True).cache
     step = model(tokens[:, -1:], cache=cache).logits
     whole = model(tokens).logits[:, -1:]
-    compare(f"generation of the QRNN in {model.dtype}", {"logits": step}, {"logits": whole}, TOLERANCES[model.dtype])
+    compare(
+        f"generation of the QRNN in {model.dtype}",
+        {"logits": step},
+        {"logits": whole},
+        tolerance_of_products(model.dtype),
+    )
 
 
 # --- pooling ---------------------------------------------------------------------------------------------------------
@@ -1281,6 +1304,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler announces itself on stderr
     transformers.logging.set_verbosity_error()  # Mamba without its kernels warns at each call
     torch.manual_seed(args.seed)
+    if "float32_matmul_precision" in args:
+        torch.set_float32_matmul_precision(args.float32_matmul_precision)
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -430,6 +430,27 @@ def test_program_stops_with_one_line_on_stderr():
     assert "'20x105' is not batch x length x channels, like 20x105x640" in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "title", "allowed"),
+    [
+        ([], "float32, 1 thread", "1e-05"),
+        (["--float32-matmul-precision", "medium"], "float32 (medium precision of products), 1 thread", "2e-02"),
+    ],
+)
+def test_precision_of_products(options, title, allowed, benchmark, broken_backend, tmp_path, capsys):
+    """It is in the titles, and what is made of such products may be off by what bfloat16 is, but not by more."""
+    before = torch.get_float32_matmul_precision()
+    arguments = ["layer", "--quick", "--dtype", "float32", *options, "--output-dir", str(tmp_path)]
+    try:
+        benchmark.main(arguments)
+        assert f"forward, {title}" in capsys.readouterr().out
+        broken_backend(lambda h, c_last, gate_logits: (1.1 * h, c_last) if len(h) == 2 else (h, c_last), "reference")
+        with pytest.raises(SystemExit, match=f"QRNNLayer at .* is wrong: h is off by .*, allowed {allowed}"):
+            benchmark.main(arguments)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 MISTAKES = {
     "no command": ([], "COMMAND"),
     "unknown command": (["speed"], "invalid choice: 'speed'"),

@@ -14,9 +14,10 @@
 """scripts/recipes.py: what the processes of a run keep of its settings, and what --help says."""
 
 import pytest
+import torch
 
 from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
-from recipes import ModelArguments, RecipeParser, keep_settings
+from recipes import ModelArguments, RecipeParser, keep_settings, read_recipe
 
 
 def test_settings_are_whole_while_they_are_read(tmp_path):
@@ -43,3 +44,16 @@ def test_help_names_defaults(capsys):
     assert "or a path. (default: qrnn-small)" in told
     assert "Without --bptt-jitter." in told
     assert "(default: None)" not in told and "(default: )" not in told
+
+
+def test_precision_of_products_is_set_for_the_process(tmp_path, monkeypatch):
+    """And is part of what a run must be continued with."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 1\n", encoding="utf-8")
+    arguments = ModelArguments, QRNNTrainingArguments
+    _, settings = read_recipe([str(recipe)], arguments, "A line.")
+    assert chosen == [] and "float32_matmul_precision" not in settings
+    _, settings = read_recipe([str(recipe), "--float32-matmul-precision", "medium"], arguments, "A line.")
+    assert chosen == ["medium"] and settings["float32_matmul_precision"] == "medium"
