@@ -63,7 +63,7 @@ class ArchitectureArguments:
         default="highest",
         metadata={
             "help": "Of products in float32, as torch.set_float32_matmul_precision has it. On a CPU `medium` leaves "
-            "them to oneDNN: twice as fast on AMD's with AVX-512, and rounded to bfloat16 where there is AMX."
+            "them to oneDNN: twice as fast on an AMD Zen 5, and of factors rounded to bfloat16 where there is AMX."
         },
     )
 
