@@ -42,6 +42,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -253,10 +254,14 @@ def fill_in_defaults(args: argparse.Namespace) -> None:
         args.threads = list(dict.fromkeys(counts)) if args.device == "cpu" else [torch.get_num_threads()]
 
 
+def precision_of(args: argparse.Namespace) -> str:
+    """How float32 is multiplied; commands without products have no such option."""
+    return getattr(args, "float32_matmul_precision", "highest")
+
+
 def setting(args: argparse.Namespace, dtype: str, threads: int) -> str:
-    precision = getattr(args, "float32_matmul_precision", "highest")
-    if dtype == "float32" and precision != "highest":
-        dtype = f"float32 ({precision} precision of products)"
+    if dtype == "float32" and precision_of(args) != "highest":
+        dtype = f"float32 ({precision_of(args)} precision of products)"
     if args.device == "cuda":
         return f"{dtype}, {torch.cuda.get_device_name()}"
     return f"{dtype}, {threads} thread{'s' if threads > 1 else ''}"
@@ -339,28 +344,45 @@ def warm_up(
     return repeats
 
 
+@contextmanager
+def torch_set_to(threads: int, precision: str) -> Iterator[None]:
+    """PyTorch with so many threads and float32 multiplied so, only within."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def measure(
     contenders: Sequence[Contender], place: str, threads: int, args: argparse.Namespace, report: "Report"
 ) -> dict[str, dict[str, float]]:
     """The contenders take turns, in both directions alternately, for `--seconds` and at least `--rounds` rounds."""
     timer = time_on_cuda if args.device == "cuda" else time_on_cpu
-    default_threads = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_set_to(threads, precision_of(args)):
         repeats = warm_up(contenders, timer, place, report)
         turns = [contender for contender in contenders if contender.name in repeats]
         times: dict[str, list[float]] = {contender.name: [] for contender in turns}
-        gc.collect()
-        gc.disable()
-        started, n_rounds = time.perf_counter(), 0
-        while turns and (n_rounds < args.rounds or time.perf_counter() - started < args.seconds):
-            for contender in turns:
-                times[contender.name].append(timer(contender, repeats[contender.name]))
-            turns.reverse()
-            n_rounds += 1
-    finally:
-        gc.enable()
-        torch.set_num_threads(default_threads)
+        with no_garbage_collection():
+            started, n_rounds = time.perf_counter(), 0
+            while turns and (n_rounds < args.rounds or time.perf_counter() - started < args.seconds):
+                for contender in turns:
+                    times[contender.name].append(timer(contender, repeats[contender.name]))
+                turns.reverse()
+                n_rounds += 1
     return {name: summarize(samples) for name, samples in times.items()}
 
 
@@ -429,12 +451,6 @@ def saved_bytes(run: Callable[[], Any]) -> int:
 
 class WrongResult(Exception):
     """A contender computes something else than the reference."""
-
-
-def tolerance_of_products(dtype: torch.dtype) -> float:
-    """Relative to the largest value: products in float32 may be those of factors rounded to bfloat16, if told so."""
-    may_round = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return TOLERANCES[torch.bfloat16 if may_round else dtype]
 
 
 def compare(
@@ -542,9 +558,7 @@ def verify_layer(layer: QRNNLayer, x: torch.Tensor, grad_h: torch.Tensor) -> Non
     actual, expected = (
         dict(zip(names, (h.detach(), *torch.autograd.grad(h, inputs, grad_h)), strict=True)) for h in outputs
     )
-    compare(
-        f"QRNNLayer at {shown(tuple(grad_h.shape))} in {x.dtype}", actual, expected, tolerance_of_products(x.dtype)
-    )
+    compare(f"QRNNLayer at {shown(tuple(grad_h.shape))} in {x.dtype}", actual, expected, TOLERANCES[x.dtype])
 
 
 @torch.no_grad()
@@ -554,12 +568,7 @@ def verify_generation(model: PreTrainedModel, args: argparse.Namespace) -> None:
     cache = model(tokens[:, :-1], use_cache=True).cache
     step = model(tokens[:, -1:], cache=cache).logits
     whole = model(tokens).logits[:, -1:]
-    compare(
-        f"generation of the QRNN in {model.dtype}",
-        {"logits": step},
-        {"logits": whole},
-        tolerance_of_products(model.dtype),
-    )
+    compare(f"generation of the QRNN in {model.dtype}", {"logits": step}, {"logits": whole}, TOLERANCES[model.dtype])
 
 
 # --- pooling ---------------------------------------------------------------------------------------------------------
@@ -1304,8 +1313,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler announces itself on stderr
     transformers.logging.set_verbosity_error()  # Mamba without its kernels warns at each call
     torch.manual_seed(args.seed)
-    if "float32_matmul_precision" in args:
-        torch.set_float32_matmul_precision(args.float32_matmul_precision)
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

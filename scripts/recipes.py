@@ -63,7 +63,7 @@ class ArchitectureArguments:
         default="highest",
         metadata={
             "help": "Of products in float32, as torch.set_float32_matmul_precision has it. On a CPU `medium` leaves "
-            "them to oneDNN: twice as fast on an AMD Zen 5, and of factors rounded to bfloat16 where there is AMX."
+            "them to oneDNN: twice as fast on an AMD Zen 5, but of factors rounded to bfloat16 on a CPU with AMX."
         },
     )
 
@@ -140,11 +140,20 @@ def read_recipe(
     check_processes(training.world_size)
     chosen[BATCH_SIZE] *= training.world_size
     hide_token(training)
-    precision = chosen["float32_matmul_precision"]
-    if precision != "highest":  # which PyTorch begins with, and --tf32 may have changed
-        torch.set_float32_matmul_precision(precision)
+    set_precision(chosen["float32_matmul_precision"], training)
     del chosen["hub_token"]
     return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def set_precision(precision: str, training: TrainingArguments) -> None:
+    """Of products in float32, for the whole process. PyTorch begins with the highest."""
+    if precision == "highest":
+        return
+    if training.tf32 is not None:
+        stop(
+            f"--float32-matmul-precision {precision} and --tf32 both tell how float32 is multiplied: give one of them"
+        )
+    torch.set_float32_matmul_precision(precision)
 
 
 def hide_token(training: TrainingArguments) -> None:

@@ -130,12 +130,27 @@ def test_what_is_too_fast_to_time_repeats_within_a_sample(benchmark):
     assert summary["fastest"] < 1e-3
 
 
-def test_threads_are_set_and_given_back(benchmark):
+def settings_of_torch():
+    return torch.get_num_threads(), torch.get_float32_matmul_precision()
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_threads_and_precision_are_set_and_given_back(precision, benchmark):
+    """What is verified before has the precision that PyTorch begins with."""
     seen = []
-    contender = benchmark.Contender("threads", lambda _: seen.append(torch.get_num_threads()))
-    benchmark.measure([contender], "here", 2, arguments(benchmark, "layer"), benchmark.Report())
-    assert set(seen) == {2}
-    assert torch.get_num_threads() == 1
+    contender = benchmark.Contender("settings", lambda _: seen.append(settings_of_torch()))
+    args = arguments(benchmark, "layer", "--float32-matmul-precision", precision)
+    benchmark.measure([contender], "here", 2, args, benchmark.Report())
+    assert set(seen) == {(2, precision)}
+    assert settings_of_torch() == (1, "highest")
+
+
+def test_precision_is_in_the_titles(benchmark):
+    args = arguments(benchmark, "layer", "--float32-matmul-precision", "medium")
+    assert benchmark.setting(args, "float32", 1) == "float32 (medium precision of products), 1 thread"
+    assert benchmark.setting(args, "bfloat16", 1) == "bfloat16, 1 thread"
+    assert benchmark.setting(arguments(benchmark, "layer"), "float32", 1) == "float32, 1 thread"
+    assert benchmark.setting(arguments(benchmark, "pooling"), "float32", 2) == "float32, 2 threads"
 
 
 def test_gpu_has_sizes_of_its_own(benchmark, monkeypatch):
@@ -428,27 +443,6 @@ def test_program_stops_with_one_line_on_stderr():
     assert run.stdout == ""
     assert len(run.stderr.splitlines()) == 1
     assert "'20x105' is not batch x length x channels, like 20x105x640" in run.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "title", "allowed"),
-    [
-        ([], "float32, 1 thread", "1e-05"),
-        (["--float32-matmul-precision", "medium"], "float32 (medium precision of products), 1 thread", "2e-02"),
-    ],
-)
-def test_precision_of_products(options, title, allowed, benchmark, broken_backend, tmp_path, capsys):
-    """It is in the titles, and what is made of such products may be off by what bfloat16 is, but not by more."""
-    before = torch.get_float32_matmul_precision()
-    arguments = ["layer", "--quick", "--dtype", "float32", *options, "--output-dir", str(tmp_path)]
-    try:
-        benchmark.main(arguments)
-        assert f"forward, {title}" in capsys.readouterr().out
-        broken_backend(lambda h, c_last, gate_logits: (1.1 * h, c_last) if len(h) == 2 else (h, c_last), "reference")
-        with pytest.raises(SystemExit, match=f"QRNNLayer at .* is wrong: h is off by .*, allowed {allowed}"):
-            benchmark.main(arguments)
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 MISTAKES = {

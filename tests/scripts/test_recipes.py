@@ -46,14 +46,40 @@ def test_help_names_defaults(capsys):
     assert "(default: None)" not in told and "(default: )" not in told
 
 
-def test_precision_of_products_is_set_for_the_process(tmp_path, monkeypatch):
-    """And is part of what a run must be continued with."""
+@pytest.fixture
+def precisions(monkeypatch):
+    """What the process is set to."""
     chosen = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
-    recipe = tmp_path / "recipe.yaml"
+    return chosen
+
+
+def read(folder, *options):
+    recipe = folder / "given.yaml"
     recipe.write_text("seed: 1\n", encoding="utf-8")
-    arguments = ModelArguments, QRNNTrainingArguments
-    _, settings = read_recipe([str(recipe)], arguments, "A line.")
-    assert chosen == [] and "float32_matmul_precision" not in settings
-    _, settings = read_recipe([str(recipe), "--float32-matmul-precision", "medium"], arguments, "A line.")
-    assert chosen == ["medium"] and settings["float32_matmul_precision"] == "medium"
+    return read_recipe([str(recipe), *options], (ModelArguments, QRNNTrainingArguments), "A line.")[1]
+
+
+def test_precision_of_products_is_set_for_the_process(tmp_path, precisions):
+    read(tmp_path)
+    assert precisions == []
+    read(tmp_path, "--float32-matmul-precision", "medium")
+    assert precisions == ["medium"]
+
+
+def test_run_does_not_go_on_with_another_precision(tmp_path, precisions):
+    keep_settings(read(tmp_path), tmp_path)
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}", encoding="utf-8")
+    keep_settings(read(tmp_path), tmp_path)
+    with pytest.raises(SystemExit, match=r"other settings \(float32_matmul_precision\)"):
+        keep_settings(read(tmp_path, "--float32-matmul-precision", "medium"), tmp_path)
+
+
+def test_precision_is_told_once(tmp_path, precisions, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.enable_tf32", lambda enable: None)
+    with pytest.raises(SystemExit, match="--float32-matmul-precision medium and --tf32 both tell"):
+        read(tmp_path, "--float32-matmul-precision", "medium", "--tf32", "true")
+    assert precisions == []
