@@ -64,6 +64,7 @@ _PIECES_PER_THREAD = 4
 _STATE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32}
 # What the memory of a tensor is read as: Numba knows no bfloat16, but it is the upper half of a float32.
 _STORAGE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+_FAINTEST_GRADIENT = 2.0**26  # as in pooling_qrnn.py
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 #
@@ -271,6 +272,11 @@ def _next_state(carried, z, f_logit, i_logit, allowed, has_input_gate, one):
     return (allowed * f + (one - allowed)) * carried + allowed * update * z
 
 
+@register_jitable(**_INLINED)
+def _flush(grad, faintest, zero):
+    return zero if abs(grad) < faintest else grad  # NaN stays NaN
+
+
 def _forward_kernel(pooling: str, candidate_activation: str, real: type, stored: type) -> Callable:
     has_output_gate, has_input_gate = "o" in pooling, "i" in pooling
     is_tanh, is_relu = candidate_activation == "tanh", candidate_activation == "relu"
@@ -326,7 +332,7 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
     is_tanh, is_relu = candidate_activation == "tanh", candidate_activation == "relu"
     n_gates = 2 + has_output_gate + has_input_gate
     item_size = np.dtype(stored).itemsize
-    zero, one = real(0), real(1)
+    zero, one, faintest = real(0), real(1), real(_FAINTEST_GRADIENT * np.finfo(real).tiny)
 
     def backward(
         first_block, last_block, batch_size, seq_len, hidden_size, gate_logits, row_stride, step_stride, is_real,
@@ -395,7 +401,7 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                     for d in range(n):
                         z = _candidate(_load(zs[d]), is_tanh, is_relu, zero)
                         f, not_f = _sigmoid(_load(fs[d]))
-                        grad = _load(grad_h_t[d])
+                        grad = _flush(_load(grad_h_t[d]), faintest, zero)
                         if has_output_gate:
                             o, not_o = _sigmoid(_load(os[d]))
                             grad_os[d] = _rounded(grad * new_c[d] * o * not_o, grad_os)
@@ -418,7 +424,7 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                         if is_relu:
                             grad_z = zero if z <= zero else grad_z  # not a product: 0 * inf is no number
                         grad_zs[d] = _rounded(grad_z, grad_zs)
-                        grad_c[d] = zero if is_first else (a * f + (one - a)) * grad
+                        grad_c[d] = zero if is_first else _flush((a * f + (one - a)) * grad, faintest, zero)
             grad_initial_states[row, first:last] = grad_c
 
     return backward
