@@ -40,12 +40,12 @@ from modeling_qrnn import (
 )
 
 
-CONFIG = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 3}
+CONFIG = {"vocab_size": 30, "hidden_size": 160, "num_hidden_layers": 3}
 STACKS = {
     "plain": {},
     "tied": {"embedding_size": 24, "tie_word_embeddings": True},
     "dense": {"connection": "dense"},
-    "residual": {"connection": "residual", "intermediate_size": 128, "pooling": "ifo", "tie_word_embeddings": True},
+    "residual": {"connection": "residual", "intermediate_size": 320, "pooling": "ifo", "tie_word_embeddings": True},
 }
 LENGTHS = [7, 4, 1]
 IS_REAL = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
@@ -86,7 +86,7 @@ def test_classifiers_are_of_equal_size_and_do_not_see_pads(model_class, bidirect
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("model_class", [QRNNForAudioClassification, QRNNForCTC])
 def test_models_of_speech_are_of_equal_size_and_do_not_see_pads(model_class, bidirectional, redraw):
-    config = {"hidden_size": 64, "num_hidden_layers": 3, "connection": "residual", "bidirectional": bidirectional}
+    config = {"hidden_size": 160, "num_hidden_layers": 3, "connection": "residual", "bidirectional": bidirectional}
     qrnn = model_class(QRNNSpeechConfig(num_mel_bins=6, stride=1, **config))
     model = equal_lstm(qrnn)
     assert isinstance(model, model_class) and model.main_input_name == "input_features"
@@ -175,6 +175,16 @@ def test_packed_rows_are_refused():
         LSTMLayer(3, 5)(torch.randn(1, 7, 3), segment_ids=torch.zeros(1, 7))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "both"])
+@pytest.mark.parametrize("hidden_size", [64, 66, 68, 70])
+def test_no_lstm_has_an_odd_width(hidden_size, bidirectional):
+    config = {**CONFIG, "hidden_size": hidden_size, "bidirectional": bidirectional}
+    model = equal_lstm(QRNNForTokenClassification(QRNNConfig(**config)))
+    widths = [layer.lstm.hidden_size for layer in model.modules() if isinstance(layer, LSTMLayer)]
+    assert len(widths) == config["num_hidden_layers"] * (1 + bidirectional)
+    assert not any(width % 2 for width in widths)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lstm_layer_is_an_lstm(reverse, redraw):
     layer = redraw(LSTMLayer(3, 5, weight_dropout=0.5, reverse=reverse))
@@ -190,7 +200,7 @@ def test_lstm_layer_is_an_lstm(reverse, redraw):
 def test_lstm_config_survives_a_file(tmp_path):
     config = LSTMConfig(**CONFIG)
     LSTMForCausalLM(config).save_pretrained(tmp_path)
-    assert LSTMConfig.from_pretrained(tmp_path).state_widths == config.state_widths == [(64, 1, 64)] * 3
+    assert LSTMConfig.from_pretrained(tmp_path).state_widths == config.state_widths == [(160, 1, 160)] * 3
 
 
 def test_body_moves_to_another_head(tmp_path, redraw):
