@@ -28,6 +28,7 @@ if not torch.cuda.is_available():
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)  # which a program sets for its whole process
 
 
 @pytest.fixture

@@ -60,6 +60,13 @@ def read(folder, *options):
     return read_recipe([str(recipe), *options], (ModelArguments, QRNNTrainingArguments), "A line.")[1]
 
 
+def test_programs_take_subnormal_numbers_for_zero(tmp_path):
+    fading = torch.full((16,), torch.finfo(torch.float32).tiny)
+    assert (0.9 * fading).all()
+    read(tmp_path)
+    assert not (0.9 * fading).any()
+
+
 def test_precision_of_products_is_set_for_the_process(tmp_path, precisions):
     read(tmp_path)
     assert precisions == []
