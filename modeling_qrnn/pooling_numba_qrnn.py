@@ -64,7 +64,8 @@ _PIECES_PER_THREAD = 4
 _STATE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32}
 # What the memory of a tensor is read as: Numba knows no bfloat16, but it is the upper half of a float32.
 _STORAGE_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
-_FAINTEST_GRADIENT = 2.0**26  # as in pooling_qrnn.py
+# As in pooling_qrnn.py.
+_FAINTEST_GRADIENTS: dict[type, float] = {np.float32: 2.0**-100, np.float64: 2.0**-996}
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 #
@@ -332,7 +333,7 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
     is_tanh, is_relu = candidate_activation == "tanh", candidate_activation == "relu"
     n_gates = 2 + has_output_gate + has_input_gate
     item_size = np.dtype(stored).itemsize
-    zero, one, faintest = real(0), real(1), real(_FAINTEST_GRADIENT * np.finfo(real).tiny)
+    zero, one, faintest = real(0), real(1), real(_FAINTEST_GRADIENTS[real])
 
     def backward(
         first_block, last_block, batch_size, seq_len, hidden_size, gate_logits, row_stride, step_stride, is_real,
@@ -401,10 +402,10 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                     for d in range(n):
                         z = _candidate(_load(zs[d]), is_tanh, is_relu, zero)
                         f, not_f = _sigmoid(_load(fs[d]))
-                        grad = _flush(_load(grad_h_t[d]), faintest, zero)
+                        grad = _load(grad_h_t[d])
                         if has_output_gate:
                             o, not_o = _sigmoid(_load(os[d]))
-                            grad_os[d] = _rounded(grad * new_c[d] * o * not_o, grad_os)
+                            grad_os[d] = _rounded(_flush(grad * new_c[d] * o * not_o, faintest, zero), grad_os)
                             grad = grad * o
                         grad = grad + grad_c[d]
                         carried = zero if is_first else c[d]
@@ -412,20 +413,23 @@ def _backward_kernel(pooling: str, candidate_activation: str, real: type, stored
                         a = allowance[d]
                         if has_input_gate:
                             i, not_i = _sigmoid(_load(ins[d]))
-                            grad_is[d] = _rounded(a * grad * z * i * not_i, grad_is)
-                            grad_fs[d] = _rounded(a * grad * carried * f * not_f, grad_fs)
+                            grad_is[d] = _rounded(_flush(a * grad * z * i * not_i, faintest, zero), grad_is)
+                            grad_f = a * grad * carried * f * not_f
                             update = a * i
                         else:
-                            grad_fs[d] = _rounded(a * grad * (carried - z) * f * not_f, grad_fs)
+                            grad_f = a * grad * (carried - z) * f * not_f
                             update = a * not_f
+                        grad_fs[d] = _rounded(_flush(grad_f, faintest, zero), grad_fs)
                         grad_z = grad * update
                         if is_tanh:
                             grad_z = grad_z * (one - z * z)
                         if is_relu:
                             grad_z = zero if z <= zero else grad_z  # not a product: 0 * inf is no number
-                        grad_zs[d] = _rounded(grad_z, grad_zs)
+                        grad_zs[d] = _rounded(_flush(grad_z, faintest, zero), grad_zs)
+                        # Here too: arithmetic on subnormal numbers is slow.
                         grad_c[d] = zero if is_first else _flush((a * f + (one - a)) * grad, faintest, zero)
-            grad_initial_states[row, first:last] = grad_c
+            for d in range(n):
+                grad_initial_states[row, first + d] = _flush(grad_c[d], faintest, zero)
 
     return backward
 

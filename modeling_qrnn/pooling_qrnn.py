@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
+from torch.nn.functional import hardshrink
 
 
 logger = logging.getLogger(__name__)
@@ -264,10 +265,10 @@ def _step_pooling(
 # --- "torch": whole-tensor activations, in-place loops over time -----------------------------------------------------
 
 
-# In smallest normal numbers: fainter gradients are zero. On the way back from the last loss each step shrinks them by
-# the forget gate, and in the end they would be subnormal, which makes a matrix product ten times as slow on many CPUs.
-# Products of what is left, with weights and activations, are normal numbers too.
-_FAINTEST_GRADIENT = 2.0**26
+# Fainter gradients are zero. On the way back from the last loss each step shrinks them by the forget gate. In the end
+# they, and before that their products with weights, are subnormal, with which a matrix product is a hundred times as
+# slow on some CPUs. This bound leaves room for weights and activations down to 2^-26.
+_FAINTEST_GRADIENTS = {torch.float32: 2.0**-100, torch.float64: 2.0**-996}
 
 
 class _Gates(NamedTuple):
@@ -376,8 +377,7 @@ def _torch_pooling_backward(
     )
     z, f, i, o, allow, keep, update = gates
     states = _scan(keep, update * z, initial_state)
-    faintest = _FAINTEST_GRADIENT * torch.finfo(initial_state.dtype).tiny
-    grad_h = torch.nn.functional.hardshrink(grad_h.to(initial_state.dtype), faintest)
+    grad_h = grad_h.to(initial_state.dtype)
     if is_real is not None:
         grad_h = grad_h.masked_fill(~is_real[..., None], 0)  # like what a pad holds, what comes back to it is not seen
     grad_c = grad_h.clone() if o is None else grad_h * o
@@ -385,7 +385,6 @@ def _torch_pooling_backward(
     steps = grad_c.unbind(1)
     for keep_t, current, previous in zip(keep.unbind(1)[:0:-1], steps[:0:-1], steps[-2::-1], strict=True):
         previous.addcmul_(keep_t, current)
-    grad_c = torch.nn.functional.hardshrink(grad_c, faintest)
 
     grad_keep = grad_c * states[:, :-1]
     if is_start is not None:
@@ -402,7 +401,9 @@ def _torch_pooling_backward(
     if i is not None:
         gradients["i"] = allow * grad_update * i * (1 - i)
     grad_logits = torch.cat([gradients[gate].to(gate_logits.dtype) for gate in GATES[pooling]], dim=-1)
-    return grad_logits.contiguous(), (keep[:, 0] * grad_c[:, 0]).contiguous()
+    grad_state = keep[:, 0] * grad_c[:, 0]
+    faintest = _FAINTEST_GRADIENTS[initial_state.dtype]
+    return hardshrink(grad_logits, faintest).contiguous(), hardshrink(grad_state, faintest).contiguous()
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -759,8 +760,8 @@ def recurrent_pooling(
 
     Returns:
         `h` `(batch, seq_len, hidden)` in the dtype of `gate_logits`, and the last state `(batch, hidden)` in float32
-        (float64 for float64 input). Gradients flow through both, to `gate_logits` and `initial_state`. In `"torch"`
-        and `"numba"` those of a state are zero below 2^-100 (float64: 2^-996): subnormal numbers are slow on a CPU.
+        (float64 for float64 input). Gradients flow through both, to `gate_logits` and `initial_state`. Those that
+        `"torch"` and `"numba"` return are zero below 2^-100 (float64: 2^-996): subnormal numbers are slow on CPUs.
 
     Raises:
         ValueError: if a shape, dtype, option or probability is not one of the above, tensors are on different

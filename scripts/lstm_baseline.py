@@ -230,8 +230,8 @@ def equal_lstm(model: QRNNPreTrainedModel) -> LSTMInEachLayer:
         with torch.device("meta"):
             return build(hidden_size).num_parameters() - n_parameters
 
-    # Each direction has half of the width, each head its part. An LSTM of an odd width takes more than twice the time
-    # in bfloat16 on a CPU with AMX, which reads numbers in pairs.
+    # Each direction has half of the width, each head its part. In bfloat16 on a CPU with AMX, an LSTM of an odd width
+    # takes more than twice the time.
     both = config.bidirectional or getattr(config, "encoder_bidirectional", False)
     step = math.lcm(4 if both else 2, getattr(config, "num_attention_heads", None) or 1)
     widths = range(step, 4 * config.hidden_size, step)

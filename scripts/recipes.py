@@ -148,7 +148,8 @@ def read_recipe(
 def set_arithmetic(precision: str, training: TrainingArguments) -> None:
     """For the whole process: no subnormal numbers, and the precision of products in float32."""
     # Adam's averages for a rare word fade into the subnormal numbers, and stay there: 0.9 times the smallest rounds to
-    # the smallest again. On many CPUs this makes a step of Adam several times as slow.
+    # the smallest again. On many CPUs this makes a step of Adam several times as slow. Only threads that start later
+    # inherit the setting, so it comes before any work.
     torch.set_flush_denormal(True)
     if precision == "highest":
         return

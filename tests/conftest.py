@@ -28,7 +28,8 @@ if not torch.cuda.is_available():
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    torch.set_flush_denormal(False)  # which a program sets for its whole process
+    yield
+    torch.set_flush_denormal(False)  # a program sets it for its whole process
 
 
 @pytest.fixture
