@@ -452,7 +452,7 @@ def test_both_ends_of_the_forget_gate(backend, pooling, f_logit):
 
 
 def gradients_of_the_last_output(backend, pooling, dtype):
-    """Those of the logits of 1,600 steps and of the state; of the first steps they are too faint for any dtype."""
+    """Sizes of those of the logits of 1,600 steps, at the first of which they are too faint for any dtype."""
     torch.manual_seed(0)
     gate_logits = 2 * torch.randn(2, 1600, 8 * N_GATES[pooling])
     gate_logits, state = gate_logits.to(dtype), torch.randn(2, 8, dtype=pooling_qrnn.state_dtype(dtype))
