@@ -58,6 +58,7 @@ class QRNNStackConfig(PreTrainedConfig):
     weight_dropout: float | int = _probability(default=0.0)
     locked_dropout: bool = False
     initializer_range: float | int = _weight(default=0.02)
+    gate_initializer_range: float | int | None = None
     use_cache: bool | None = None
 
     def __post_init__(self, **kwargs):
@@ -122,6 +123,11 @@ class QRNNStackConfig(PreTrainedConfig):
                 f"`kernel_size` must be a number from 1 up, or one per layer ({self.num_hidden_layers}), "
                 f"got {self.kernel_size}"
             )
+
+    def validate_gates(self):
+        """Part of `@strict`-powered validation: the range of a gate's field that may also be `None`."""
+        if self.gate_initializer_range is not None and self.gate_initializer_range < 0:
+            raise ValueError(f"`gate_initializer_range` must be at least 0 or None, got {self.gate_initializer_range}")
 
     def validate_connection(self):
         """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
@@ -282,8 +288,10 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
             Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT, which
             cannot train on a batch of one row (`dataloader_drop_last=True` in `Trainer`); `None` for one linear layer.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of initial weights, but for two kinds. The gate projections start from torch's own
-            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width; for the embeddings see the next field.
+            Standard deviation of initial weights, but for two kinds, of which the next two fields tell.
+        gate_initializer_range (`float`, *optional*):
+            Standard deviation of the gate projections' initial weights. `None` is torch's own
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width.
         embedding_initializer_range (`float`, *optional*):
             Standard deviation of initial embeddings. `None` is `initializer_range` where a norm follows. Without norms
             so small an input would starve the layers, each of which shrinks it further: there it is 1, and 0.3 if the

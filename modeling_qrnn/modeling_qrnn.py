@@ -277,13 +277,19 @@ class QRNNPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
         elif isinstance(module, nn.Linear) and hasattr(module, "forget_gate"):  # a gate projection
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
+            self._init_gates(module.weight)
             bias = torch.zeros_like(module.bias)
             bias[cast(slice, module.forget_gate)] = self.config.forget_bias
             init.copy_(module.bias, bias)
         else:
             super()._init_weights(module)
+
+    def _init_gates(self, weight: torch.Tensor):
+        if self.config.gate_initializer_range is None:
+            bound = weight.shape[1] ** -0.5
+            init.uniform_(weight, -bound, bound)
+        else:
+            init.normal_(weight, std=self.config.gate_initializer_range)
 
     def _run_layers(
         self,

@@ -94,6 +94,7 @@ WRONG_FIELDS = [
     ("intermediate_size", 2.5, "int"),
     ("classifier_hidden_size", 2.5, "int"),
     ("classifier_dropout", "half", "float"),
+    ("gate_initializer_range", "wide", "float"),
     ("forget_bias", "big", "float"),
     ("bidirectional", "yes", "bool"),
     ("locked_dropout", "yes", "bool"),
@@ -117,6 +118,8 @@ def test_wrong_fields(name, value, allowed):
     ("options", "parts"),
     [
         ({"embedding_size": 0}, ["`embedding_size`", "at least 1 or None", "got 0"]),
+        ({"embedding_initializer_range": -0.1}, ["`embedding_initializer_range`", "at least 0 or None", "got -0.1"]),
+        ({"gate_initializer_range": -0.1}, ["`gate_initializer_range`", "at least 0 or None", "got -0.1"]),
         ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "at least 1 or None", "got 0"]),
         ({"connection": "residual", "intermediate_size": 0}, ["`intermediate_size`", "at least 1 or None", "got 0"]),
         ({"intermediate_size": 8}, ["`intermediate_size`", "None unless connection='residual'", "got 8", "'plain'"]),

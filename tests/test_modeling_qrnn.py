@@ -606,6 +606,16 @@ def test_initial_scales():
             assert parameter.std().item() == pytest.approx(0.05, rel=0.1)
 
 
+def test_initial_scale_of_the_gates():
+    model = QRNNForCausalLM(make_config(hidden_size=64, gate_initializer_range=0.3, forget_bias=1.0))
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate_proj.weight"):
+            assert parameter.std().item() == pytest.approx(0.3, rel=0.05)
+            assert parameter.abs().max() > 0.8  # a normal distribution: a uniform one would end at 0.52
+        elif name.endswith("gate_proj.bias"):
+            assert set(parameter.tolist()) == {0.0, 1.0}
+
+
 @heads
 @stacks
 def test_every_parameter_has_a_gradient(head, stack):
