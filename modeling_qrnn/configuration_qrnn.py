@@ -291,7 +291,8 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
             Standard deviation of initial weights, but for two kinds, of which the next two fields tell.
         gate_initializer_range (`float`, *optional*):
             Standard deviation of the gate projections' initial weights. `None` is torch's own
-            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width.
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width. Under plain SGD with clipped gradients
+            a plain stack learns faster with wider gates and narrower embeddings, such as 0.06 and 0.3.
         embedding_initializer_range (`float`, *optional*):
             Standard deviation of initial embeddings. `None` is `initializer_range` where a norm follows. Without norms
             so small an input would starve the layers, each of which shrinks it further: there it is 1, and 0.3 if the
