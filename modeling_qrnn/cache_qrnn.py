@@ -60,6 +60,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         # StaticCache passes `max_cache_len` to every layer, but a recurrent state has the same size at any length.
         LinearAttentionLayer.__init__(self, number_of_states=1)
         CacheLayerMixin.__init__(self)
+        self.is_offloaded = False
         self.conv_history: torch.Tensor | None = None
         self.recurrent_history: torch.Tensor | None = None
 
@@ -74,7 +75,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         """The recurrent state and the convolution's last inputs, or `None` before the first token."""
         if not self.has_previous_state[0]:
             return None
-        self.prefetch()  # after an `offload` the state comes back here
+        self.prefetch()
         self._leave_inference_mode()
         state = self.recurrent_states[0], self.conv_states[0]
         return tuple(tensor.clone() for tensor in state) if torch.is_grad_enabled() else state
@@ -85,6 +86,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             recurrent_states = recurrent_states.new_empty(recurrent_states.shape)
         super().lazy_initialization(conv_states, recurrent_states, state_idx, conv_kernel_size)
         if conv_states is not None:
+            self.device = conv_states.device
             # A tensor, not an int: a number would be baked into an exported decoding step.
             self.cumulative_length = _fixed(torch.zeros((), dtype=torch.long, device=conv_states.device))
 
@@ -97,7 +99,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         history: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Store the convolution's last inputs and count the tokens that led to them.
+        """Store the convolution's last inputs and count the tokens that led to them; after the recurrent state.
 
         Args:
             conv_states: `(batch, input, kernel_size - 1)`; without columns a placeholder is stored, for only this
@@ -135,6 +137,16 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         self._store(self.recurrent_states, recurrent_states)
         return self.recurrent_states[0]
 
+    def offload(self) -> None:
+        LinearAttentionLayer.offload(self)
+        self.is_offloaded = True
+
+    def prefetch(self) -> None:
+        """Bring back what `offload` took away, and nothing else: a cache may have been loaded on another device."""
+        if self.is_offloaded:
+            LinearAttentionLayer.prefetch(self)
+            self.is_offloaded = False
+
     def _leave_inference_mode(self) -> None:
         """What inference mode made cannot be written in place outside of it: go on with copies."""
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
@@ -146,8 +158,10 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             self.cumulative_length = _fixed(self.cumulative_length.clone())
 
     def _needs_buffer(self, buffer: torch.Tensor | None, new: torch.Tensor) -> bool:
-        """Whether this is the first state, or the first after a `reset` and of another batch size."""
-        return buffer is None or (not self.has_previous_state[0] and buffer.shape != new.shape)
+        """Whether this is the first state, or the first after a `reset` and of another batch size or device."""
+        if buffer is None:
+            return True
+        return not self.has_previous_state[0] and (buffer.shape, buffer.device) != (new.shape, new.device)
 
     @staticmethod
     def _store(states: dict[int, torch.Tensor], new: torch.Tensor) -> None:
@@ -280,8 +294,8 @@ def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedCo
     check_widths([[*conv_state.shape[1:], c.shape[1]] for conv_state, c, _ in layers], config, "state")
     cache = DynamicCache(config=config)
     for layer, (conv_state, recurrent_state, length) in zip(cache.layers, layers, strict=True):
-        layer.update_conv_state(conv_state, num_tokens=int(length))
         layer.update_recurrent_state(recurrent_state)
+        layer.update_conv_state(conv_state, num_tokens=int(length))
     return cache
 
 

@@ -25,6 +25,7 @@ from transformers.utils.type_validators import interval
 _size = interval(min=1)
 _probability = interval(min=0.0, max=1.0, exclude_max=True)
 _weight = interval(min=0.0)
+_positive = interval(min=0.0, exclude_min=True)
 
 
 def _per_layer(kernel_size: int | list[int], num_layers: int) -> list[int]:
@@ -47,7 +48,7 @@ class QRNNStackConfig(PreTrainedConfig):
     candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
     connection: Literal["plain", "dense", "residual"] = "plain"
     norm: Literal["layer_norm", "rms_norm"] | None = None
-    norm_eps: float | int = _weight(default=1e-6)
+    norm_eps: float | int = _positive(default=1e-6)
     intermediate_size: int | None = None
     bidirectional: bool = False
     forget_bias: float | int = 0.0
@@ -280,8 +281,9 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
         temporal_activation_regularization (`float`, defaults to 0.0):
             Weight of the mean square of that output's change from step to step, before dropout (TAR).
         classifier_pooling (`str`, defaults to `"last"`):
-            How a sequence becomes one vector: `"last"` (the forward direction at the last real token, the backward one
-            at the first: the halves of the channels), `"max"`, `"mean"`, or `"concat"`, all three side by side.
+            How a sequence becomes one vector: `"last"` (the last real token; with two directions only the first half
+            of its channels, and the second half of the first token: the ends of the directions, but for residual
+            blocks, which mix them), `"max"`, `"mean"`, or `"concat"`, all three side by side.
         classifier_dropout (`float`, *optional*):
             Dropout before a classification head; `output_dropout` if `None`.
         classifier_hidden_size (`int`, *optional*):

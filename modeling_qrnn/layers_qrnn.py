@@ -638,17 +638,17 @@ class QRNN(nn.Module):
 
         state = None if state is None else each(state, lambda tensor: tensor.unsqueeze(0))
         mask = attention_mask[None] if attention_mask is not None and attention_mask.dim() == 1 else attention_mask
-        output, state = self._forward(input.unsqueeze(0), state, mask)
-        second = state.squeeze(0) if self.is_subsampling else each(state, lambda tensor: tensor.squeeze(0))
+        output, second = self._forward(input.unsqueeze(0), state, mask)  # the state, or the mask of the shorter output
+        second = second.squeeze(0) if self.is_subsampling else each(second, lambda tensor: tensor.squeeze(0))
         return output.squeeze(0), second
 
     def _forward_packed(self, input, state):
         padded, lengths = pad_packed_sequence(input, batch_first=True)  # the lengths are always on the CPU
         is_ragged = bool((lengths != padded.shape[1]).any())
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device) if is_ragged else None
-        output, state = self._forward(padded, state, mask)
+        output, second = self._forward(padded, state, mask)  # the state, or the mask of the shorter output
         if self.is_subsampling:
-            lengths = state.sum(dim=1).cpu()
+            lengths = second.sum(dim=1).cpu()
             if lengths.min() < 1:
                 raise ValueError(
                     "`input` has a sequence that subsampling shortens to nothing, and a `PackedSequence` cannot hold "
@@ -658,7 +658,7 @@ class QRNN(nn.Module):
         if input.sorted_indices is not None:
             output, lengths = output[input.sorted_indices], lengths[input.sorted_indices.cpu()]
         packed = pack_padded_sequence(output, lengths, batch_first=True)
-        return PackedSequence(packed.data, packed.batch_sizes, input.sorted_indices, input.unsorted_indices), state
+        return PackedSequence(packed.data, packed.batch_sizes, input.sorted_indices, input.unsorted_indices), second
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, bidirectional={self.bidirectional}"

@@ -60,6 +60,13 @@ def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
     return is_real.contiguous()
 
 
+def zero_at_pads(hidden_states: torch.Tensor, is_real: torch.Tensor | None) -> torch.Tensor:
+    """Whatever a pad holds, NaN included."""
+    if is_real is None:
+        return hidden_states
+    return hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
+
+
 def packed_segments(
     position_ids: torch.Tensor | None,
     seq_idx: torch.Tensor | None,
@@ -312,10 +319,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
 
     def _finish(self, hidden_states: torch.Tensor, is_real: torch.Tensor | None) -> torch.Tensor:
         """The last norm, and zero at pads."""
-        hidden_states = self.norm(hidden_states)
-        if is_real is not None:
-            hidden_states = hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)
-        return hidden_states
+        return zero_at_pads(self.norm(hidden_states), is_real)
 
     def _embed(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
@@ -391,7 +395,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             widths = (*conv_state.shape[1:], recurrent_state.shape[1])
             if conv_state.shape[0] != batch_size or widths != expected:
                 advice = ". Several sequences of each row, or beams, need `cache.batch_repeat_interleave(n)` first"
-                is_multiple = widths == expected and batch_size % conv_state.shape[0] == 0
+                is_multiple = widths == expected and len(conv_state) > 0 and batch_size % len(conv_state) == 0
                 raise ValueError(
                     f"`cache` does not fit: layer {index} holds a batch of {conv_state.shape[0]} with the "
                     f"widths {widths}, this model and batch need {batch_size} and {expected}"
@@ -506,6 +510,8 @@ class QRNNModel(QRNNPreTrainedModel):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
 
+        if input_ids is None:
+            inputs_embeds = zero_at_pads(inputs_embeds, is_real)
         hidden_states = self.dropout(self.embed_proj(inputs_embeds))
         hidden_states = self._run_layers(hidden_states, cache, is_real, segment_ids)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
@@ -548,20 +554,39 @@ def make_lm_head(config: QRNNTextConfig) -> tuple[nn.Module, nn.Linear]:
 
 
 def check_token_labels(
-    labels: torch.Tensor, shape: Sequence[int], num_labels: int, ignore_index: int = -100, **kwargs
+    labels: torch.Tensor,
+    shape: Sequence[int],
+    num_labels: int,
+    ignore_index: int = -100,
+    shift_labels: torch.Tensor | None = None,
+    **kwargs,
 ) -> None:
-    """Refuse labels that are not one for each token, or that no logit stands for."""
+    """Refuse labels that are not one for each token, or that no logit stands for; `shift_labels` too, where given."""
     if tuple(labels.shape) != tuple(shape):
         raise ValueError(f"`labels` must have the shape (batch, seq_len) = {tuple(shape)}, got {tuple(labels.shape)}")
+    check_classes(labels, num_labels, ignore_index)
+    if shift_labels is not None:
+        check_classes(shift_labels, num_labels, ignore_index, "shift_labels")
+
+
+def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -100, name: str = "labels") -> None:
+    """Refuse labels that no logit stands for."""
     if labels.dtype != torch.int64:
-        raise ValueError(f"`labels` must be int64, got {labels.dtype}")
+        raise ValueError(f"`{name}` must be int64, got {labels.dtype}")
     # On an accelerator this would wait for the device at each step; its kernel of the loss refuses the labels itself.
     if labels.device.type == "cpu" and not is_tracing(labels):
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_labels))]
         if len(wrong):
             raise ValueError(
-                f"`labels` must lie between 0 and {num_labels - 1}, or be {ignore_index}, got {int(wrong[0])}"
+                f"`{name}` must lie between 0 and {num_labels - 1}, or be {ignore_index}, got {int(wrong[0])}"
             )
+
+
+def check_sequence_labels(labels: torch.Tensor, config: QRNNClassifierConfig) -> None:
+    """The same, where each sequence has one label, and not several or numbers."""
+    is_one = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+    if is_one and labels.dtype in (torch.int64, torch.int32):
+        check_classes(labels, config.num_labels)
 
 
 def drop_labels_after_pads(
@@ -1004,6 +1029,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
+            check_sequence_labels(labels, self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

@@ -50,6 +50,7 @@ from .modeling_qrnn import (
     make_norm,
     make_projection,
     read_out,
+    zero_at_pads,
 )
 from .pooling_qrnn import state_dtype
 
@@ -326,6 +327,8 @@ class QRNNSeq2SeqEncoder(QRNNSeq2SeqPreTrainedModel):
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         is_real = source_mask(attention_mask, *inputs_embeds.shape[:2])
+        if input_ids is None:
+            inputs_embeds = zero_at_pads(inputs_embeds, is_real)
         hidden_states = self.dropout(self.embed_proj(inputs_embeds))
         last_states = []
         for index, block in enumerate(self.layers):
@@ -420,7 +423,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         is_real = chunk_mask(attention_mask, batch_size, target_len)
         encoder_mask = source_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2])
 
-        hidden_states = self.dropout(self.embed_proj(inputs_embeds))
+        hidden_states = self.dropout(self.embed_proj(zero_at_pads(inputs_embeds, is_real)))
         for index, block in enumerate(self.layers):
             # Layer by layer if there are as many in the encoder; otherwise the last ones face each other.
             encoder_layer = max(index + self.config.encoder_layers - len(self.layers), 0)

@@ -35,6 +35,7 @@ from .modeling_qrnn import (
     QRNNBlock,
     QRNNDropout,
     QRNNPreTrainedModel,
+    check_sequence_labels,
     chunk_mask,
     make_classifier,
     make_norm,
@@ -114,6 +115,7 @@ class QRNNSpeechPreTrainedModel(QRNNPreTrainedModel):
     config: QRNNSpeechConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
+    _input_embed_layer = "subsampling"
     _no_split_modules = ["QRNNBlock", "QRNNSubsampling"]
     _auto_map = {
         "AutoConfig": "configuration_qrnn.QRNNSpeechConfig",
@@ -431,6 +433,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
 
         loss = None
         if labels is not None:
+            check_sequence_labels(labels, self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

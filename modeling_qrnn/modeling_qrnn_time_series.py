@@ -214,6 +214,7 @@ class QRNNTimeSeriesPreTrainedModel(QRNNPreTrainedModel):
     config: QRNNTimeSeriesConfig
     main_input_name = "past_values"
     input_modalities = ("time",)
+    _input_embed_layer = "embedding"
     _auto_map = {
         "AutoConfig": "configuration_qrnn.QRNNTimeSeriesConfig",
         "AutoModel": "modeling_qrnn_time_series.QRNNTimeSeriesModel",

@@ -156,9 +156,9 @@ def check_parts(state: Mapping[str, torch.Tensor], names: Sequence[str]) -> None
 class QRNNStreamingTranscriber:
     """The text of audio that comes in pieces of any size: joined, what the whole recording gives.
 
-    The most probable token of each step is written, unless it is the blank or that of the step before. Spaces are not
-    cleaned up, as a tokenizer with `clean_up_tokenization_spaces` does to a whole text: that would change what is
-    written already.
+    The most probable token of each step is written, unless it is the blank or that of the step before. A token must
+    stand for whole characters, not for bytes of one. Spaces are not cleaned up, as a tokenizer with
+    `clean_up_tokenization_spaces` does to a whole text: that would change what is written already.
 
     Args:
         model: a unidirectional `QRNNForCTC`, in evaluation mode.

@@ -15,6 +15,7 @@
 
 import copy
 import inspect
+import io
 import os
 import pickle
 import subprocess
@@ -241,6 +242,7 @@ class TestOffload:
     def test_the_state_is_fetched_before_it_is_read(self, model):
         # The accelerator is played by the device `meta`, the only other one that is always there.
         layer = seen(model, draw()).layers[0]
+        layer.offload()
         layer.device = torch.device("meta")
         assert {part.device.type for part in layer.carried_state()} == {"meta"}
 
@@ -538,6 +540,25 @@ def test_a_batch_of_another_size_may_follow_a_reset(redraw):
         output = model(second, cache=cache).last_hidden_state
         close(output, model(second).last_hidden_state, 0)
         assert cache.batch_size == len(second)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_a_reset_cache_follows_the_model_to_another_device(redraw, n_rows):
+    model, ids = make_causal_model(redraw), torch.arange(1, 9).view(2, 4)
+    cache = model(ids).cache
+    cache.reset()
+    model.to("meta")
+    for _ in range(2):
+        output = model(torch.ones(n_rows, 3, dtype=torch.long, device="meta"), cache=cache)
+        assert output.last_hidden_state.is_meta and cache.layers[0].recurrent_states[0].is_meta
+
+
+def test_a_cache_may_be_loaded_on_another_device(redraw):
+    model, file = make_causal_model(redraw), io.BytesIO()
+    torch.save(model(torch.tensor([[1, 2, 3]])).cache, file)
+    file.seek(0)
+    cache = torch.load(file, map_location="meta", weights_only=False)
+    assert model.to("meta")(torch.ones(1, 1, dtype=torch.long, device="meta"), cache=cache).last_hidden_state.is_meta
 
 
 @pytest.mark.parametrize("enabled", [False, True], ids=["no_grad", "grad"])

@@ -80,6 +80,7 @@ WRONG_FIELDS = [
     *((name, value, "1.0") for name in PROBABILITIES for value in (1.0, 1.5, -0.1)),
     *((name, "half", "float") for name in PROBABILITIES),
     ("norm_eps", -1.0, "0.0"),
+    ("norm_eps", 0.0, "greater than 0.0"),
     ("initializer_range", -1.0, "0.0"),
     ("activation_regularization", -1.0, "0.0"),
     ("temporal_activation_regularization", -1.0, "0.0"),

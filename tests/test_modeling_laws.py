@@ -108,13 +108,15 @@ def test_pads_make_no_difference_in_both_directions(both_ways):
 
 
 def test_pads_hold_anything(model):
-    embeddings = model.embed_tokens(draw())
+    """And no gradient comes of it."""
+    embeddings = model.embed_tokens(draw()).detach()
     garbage = embeddings.masked_fill(MASK[..., None] == 0, torch.nan)
-    close(
-        hidden_states(model, inputs_embeds=garbage, attention_mask=MASK),
-        hidden_states(model, inputs_embeds=embeddings, attention_mask=MASK),
-        0,
-    )
+    learned = [parameter for name, parameter in model.named_parameters() if not name.startswith("embed_tokens")]
+    with torch.enable_grad():
+        outputs = [hidden_states(model, inputs_embeds=part, attention_mask=MASK) for part in (garbage, embeddings)]
+        gradients = [torch.autograd.grad(output.square().sum(), learned) for output in outputs]
+    close(*outputs, 0)
+    close(*gradients, 0)
 
 
 PACKINGS = {

@@ -124,6 +124,11 @@ def filled_cache(batch_size: int, **options) -> DynamicCache:
     return QRNNModel(make_config(**options))(ids(batch_size, 2)).cache
 
 
+def without_rows(cache: DynamicCache) -> DynamicCache:
+    cache.batch_select_indices(torch.empty(0, dtype=torch.long))
+    return cache
+
+
 BAD_INPUTS = {
     "token-above": (
         lambda: {"input_ids": torch.tensor([[3, VOCAB_SIZE]])},
@@ -188,6 +193,10 @@ BAD_INPUTS = {
     "cache-of-other-batch": (
         lambda: {"input_ids": ids(1, 1), "cache": filled_cache(2)},
         "`cache` does not fit: layer 0 holds a batch of 2 .* need 1",
+    ),
+    "cache-of-no-row": (
+        lambda: {"input_ids": ids(1, 1), "cache": without_rows(filled_cache(2))},
+        "`cache` does not fit: layer 0 holds a batch of 0 .* need 1",
     ),
 }
 
@@ -897,6 +906,15 @@ def test_shapes_on_the_meta_device():
             (head, {"labels": torch.tensor([[-100, 1, 2, wrong]])}, rf"`labels` must lie between 0 .* got {wrong}")
             for head in ("causal", "masked", "token")
             for wrong in (-1, 10_000)
+        ),
+        *(
+            ("sequence", {"labels": torch.tensor([wrong])}, rf"`labels` must lie between 0 .* got {wrong}")
+            for wrong in (-1, 10_000)
+        ),
+        (
+            "causal",
+            {"labels": torch.ones(1, 4, dtype=torch.long), "shift_labels": torch.tensor([[1, 2, 10_000, 3]])},
+            "`shift_labels` must lie between 0 .* got 10000",
         ),
     ],
 )
