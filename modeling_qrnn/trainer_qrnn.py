@@ -50,6 +50,8 @@ STREAM_SETTINGS = {
     "gradient_accumulation_steps": (1, "the state goes on from step to step; raise the batch size instead"),
     "dataloader_num_workers": (0, "each worker would read the whole stream"),
     "auto_find_batch_size": (False, "the batch size is the number of streams"),
+    "ignore_data_skip": (False, "a resumed run would go on with the state of another place of the text"),
+    "enable_jit_checkpoint": (False, "it saves within a step, when the state has gone on and the weights have not"),
     "activation_checkpointing": (False, "Transformers drops the state in a layer that it recomputes"),
     "label_smoothing_factor": (0.0, "the last token of each window would not be learned"),
     "n_gpu": (1, "the state of a batch cannot be split; start one process per GPU with `accelerate launch`"),
@@ -76,8 +78,8 @@ class QRNNTrainingArguments(TrainingArguments):
         ValueError: for a window that is too short, or arguments that do not go together.
 
     Example:
-        >>> QRNNTrainingArguments(bptt=140, optim="sgd", learning_rate=30, non_monotone=5).non_monotone
-        5
+        >>> QRNNTrainingArguments(optim="sgd", learning_rate=30, eval_strategy="epoch", non_monotone=5).bptt
+        70
     """
 
     bptt: int = field(default=70, metadata={"help": "Tokens of a training window."})
@@ -119,10 +121,16 @@ class QRNNTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if self.non_monotone is None:
             return
-        if self.non_monotone < 0 or self.optim != "sgd" or self.load_best_model_at_end:
+        if self.non_monotone < 0 or self.optim != "sgd" or self.optim_args or self.load_best_model_at_end:
             raise ValueError(
-                "`non_monotone` must be at least 0 and goes with optim='sgd' and without `load_best_model_at_end`, as "
-                f"the average is the result; got {self.non_monotone}, {self.optim!s} and {self.load_best_model_at_end}"
+                "`non_monotone` must be at least 0 and goes with optim='sgd', without `optim_args`, and without "
+                f"`load_best_model_at_end`, as the average is the result; got {self.non_monotone}, {self.optim!s}, "
+                f"{self.optim_args!r} and {self.load_best_model_at_end}"
+            )
+        if self.non_monotone and self.eval_strategy == "no":
+            raise ValueError(
+                f"`non_monotone` must be 0 or None with `eval_strategy` 'no', got {self.non_monotone}: averaging "
+                "begins at an evaluation"
             )
 
 
@@ -190,8 +198,8 @@ class StreamWindows(IterableDataset):
         draw = np.random.default_rng([self.seed, self.epoch])
         centers = np.where(draw.random(self.n_windows) < FULL_WINDOWS, self.length, self.length / 2)
         lengths = np.maximum(draw.normal(centers, WINDOW_DEVIATION), SHORTEST_WINDOW)
-        # So many windows are drawn that they fill the stream on average; a stretch makes it exact. It is one by a per
-        # cent or so, or more where `length` is so short that many windows would be shorter than the shortest.
+        # So many windows are drawn that they fill the stream on average, and they are stretched to fill it exactly: by
+        # a per cent or so, or more where `length` is so short that many windows would be shorter than the shortest.
         return np.rint(lengths.cumsum() * (self.stream_length / lengths.sum())).astype(int).tolist()
 
 
@@ -256,6 +264,8 @@ class QRNNTrainer(Trainer):
             if getattr(args, name):
                 raise ValueError(f"`{name}` must be False: a model is evaluated as it is trained, with `{name[:4]}`")
         self.reads_streams = isinstance(train_dataset, torch.Tensor)
+        if args.epoch_decay != 1 and train_dataset is not None and not self.reads_streams:
+            raise ValueError(f"`epoch_decay` must be 1 unless `train_dataset` is a tensor, got {args.epoch_decay}")
         if self.reads_streams:
             check_stream_settings(args)
             if getattr(model, "is_activation_checkpointing", False):
@@ -297,6 +307,15 @@ class QRNNTrainer(Trainer):
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
+    def hyperparameter_search(self, *args, **kwargs):
+        """Refuse a search where the arguments have been used up: a text is cut, and ASGD made, with the trainer."""
+        if self.reads_streams or self.args.non_monotone is not None:
+            raise ValueError(
+                "`train_dataset` must be rows, and `non_monotone` None, in a search: otherwise make a trainer for "
+                "each trial"
+            )
+        return super().hyperparameter_search(*args, **kwargs)
+
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         if self.reads_streams:
             self.window_length = inputs["input_ids"].shape[1]
@@ -305,7 +324,8 @@ class QRNNTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
-        if not self.reads_streams:
+        if not self.reads_streams:  # a loss that the model does not make, as with smoothed labels, has no mask
+            inputs = without_labels_after_pads(inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "cache": self.carried_state, "use_cache": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -314,7 +334,7 @@ class QRNNTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """As in `Trainer`, or the schedule of `epoch_decay`."""
-        if self.args.epoch_decay == 1 or not self.reads_streams:
+        if self.args.epoch_decay == 1:
             return super().create_scheduler(num_training_steps, optimizer)
 
         def decay(step: int) -> float:
@@ -362,7 +382,8 @@ class QRNNTrainer(Trainer):
         The samples that it counts are tokens.
         """
         metrics = super().evaluate(*args, **kwargs)
-        if self.is_in_train and self.args.non_monotone is not None and self._has_stopped_improving():
+        is_of_the_log = self.is_in_train and "eval_loss" in metrics
+        if is_of_the_log and self.args.non_monotone is not None and self._has_stopped_improving():
             self._start_averaging()
         return metrics
 
@@ -380,6 +401,8 @@ class QRNNTrainer(Trainer):
         if self.is_fsdp_enabled and not self.accelerator._models:  # each process has all until `train` shards it
             self.model.to(self.args.device)
         self.model.eval()
+        if callable(getattr(self.optimizer, "eval", None)):  # one that averages the weights itself
+            self.optimizer.eval()
         self.callback_handler.eval_dataloader = dataloader
         with self._averaged_weights(), self.accelerator.autocast():
             for batch in dataloader:
@@ -409,8 +432,9 @@ class QRNNTrainer(Trainer):
 
     def _start_averaging(self) -> None:
         for group in self.optimizer.param_groups:
-            if math.isinf(group["t0"]):
-                group["t0"] = int(self.optimizer.state[group["params"][0]]["step"])
+            steps = [self.optimizer.state[p]["step"] for p in group["params"] if p in self.optimizer.state]
+            if math.isinf(group["t0"]) and steps:  # a group may be empty, or frozen
+                group["t0"] = int(max(steps))
 
     def _averages(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         """Each parameter and its average, once averaging has begun."""
@@ -492,6 +516,11 @@ def check_stream_settings(args: QRNNTrainingArguments) -> None:
                 f"`{name}` must be {allowed} when the state is carried along a stream of tokens, "
                 f"got {getattr(args, name)}: {reason}"
             )
+    if args.accelerator_config.split_batches:
+        raise ValueError(
+            "`accelerator_config` must have `split_batches` False when the state is carried along a stream of tokens: "
+            "rows would change from one process to another"
+        )
 
 
 __all__ = ["QRNNTrainer", "QRNNTrainingArguments", "StreamWindows"]

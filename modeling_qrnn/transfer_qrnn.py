@@ -139,7 +139,8 @@ class GradualUnfreezing(TrainerCallback):
                 f"gradual unfreezing needs one process, got {args.world_size}: several processes gather the gradients "
                 "of a fixed set of parameters"
             )
-        self.trainable = {parameter for parameter in model.parameters() if parameter.requires_grad}
+        interrupted = self.trainable or set()  # of a run that did not come to its end, and froze some of these
+        self.trainable = {p for p in model.parameters() if p.requires_grad or p in interrupted}
 
     def on_step_begin(self, args, state, control, model, **kwargs):
         self.unfreeze(model, state.epoch)
@@ -147,6 +148,7 @@ class GradualUnfreezing(TrainerCallback):
     def on_train_end(self, args, state, control, model, **kwargs):
         for parameter in self.trainable or ():
             parameter.requires_grad_(True)
+        self.trainable = None
 
 
 __all__ = ["GradualUnfreezing", "discriminative_parameter_groups", "parameter_levels"]

@@ -247,6 +247,14 @@ REFUSED = {
     "no evaluation window": ({"eval_window": 0}, "`eval_window` must be at least 1"),
     "averaging before it begins": ({"non_monotone": -1, "optim": "sgd"}, "`non_monotone` must be at least 0"),
     "averaging of AdamW": ({"non_monotone": 3, "optim": "adamw_torch"}, "`non_monotone` must be"),
+    "averaging with momentum": ({"non_monotone": 0, "optim_args": "momentum=0.9"}, "without `optim_args`.*momentum"),
+    "averaging that cannot begin": ({"non_monotone": 3}, "`non_monotone` must be 0 or None with `eval_strategy` 'no'"),
+    "another place": ({"ignore_data_skip": True}, "`ignore_data_skip` must be False"),
+    "checkpoints within a step": ({"enable_jit_checkpoint": True}, "`enable_jit_checkpoint` must be False"),
+    "rows that wander": (
+        {"accelerator_config": {"split_batches": True}},
+        "`accelerator_config` must have `split_batches` False",
+    ),
 }
 
 
@@ -288,9 +296,20 @@ def test_evaluation_needs_a_data_set(tmp_path):
         trainer.evaluate()
 
 
+def test_rows_have_no_decay_from_epoch_to_epoch(make_trainer):
+    with pytest.raises(ValueError, match=r"`epoch_decay` must be 1 unless .* is a tensor, got 0\.5"):
+        make_trainer(make_model(), Dataset.from_dict({"input_ids": [[1, 2]]}), epoch_decay=0.5)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"non_monotone": 0}])
+def test_no_search_over_what_is_used_up(arguments, make_trainer):
+    with pytest.raises(ValueError, match="`train_dataset` must be rows, and `non_monotone` None, in a search"):
+        make_trainer(make_model(), **arguments).hyperparameter_search()
+
+
 def test_averaging_goes_by_one_loss(make_trainer):
     with pytest.raises(ValueError, match="`eval_dataset` must be one data set"):
-        make_trainer(make_model(), eval_dataset={"first": make_text()}, non_monotone=3)
+        make_trainer(make_model(), eval_dataset={"first": make_text()}, non_monotone=3, eval_strategy="epoch")
 
 
 def test_anything_but_a_text_is_trained_on_as_by_trainer(make_trainer):
@@ -439,7 +458,7 @@ def test_diverged_model_is_measured_all_the_same(make_trainer):
 )
 def test_rule_of_averaging(losses, stopped, make_trainer):
     """Worse than the best of all evaluations but the last two before it."""
-    trainer = make_trainer(make_model(), non_monotone=2)
+    trainer = make_trainer(make_model(), non_monotone=2, eval_strategy="epoch")
     trainer.state.log_history = [{"eval_loss": loss} for loss in losses]
     assert trainer._has_stopped_improving() == stopped
 
@@ -469,3 +488,54 @@ def test_average_is_that_of_the_weights_since(make_trainer, monkeypatch):
     from_the_start.train()
     average = {key: torch.stack([weights[key] for weights in Recorder.seen[1:]]).mean(0) for key in Recorder.seen[0]}
     torch.testing.assert_close(weights_of(from_the_start.model), average)
+
+
+@pytest.mark.parametrize("frozen", ["bias", "embed_tokens"])
+def test_averaging_of_some_of_the_weights(frozen, make_trainer, monkeypatch):
+    """What is frozen has no state, and a group of parameters may be empty."""
+    monkeypatch.setattr(QRNNTrainer, "_has_stopped_improving", lambda self: True)
+    model = make_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(frozen not in name)
+    trainer = make_trainer(model, non_monotone=1, eval_strategy="steps", eval_steps=2, max_steps=6)
+    trainer.train()
+    begun = [group["t0"] for group in trainer.optimizer.param_groups if group["params"]]
+    assert begun and set(begun) == {2}
+
+
+def test_averaging_goes_by_the_evaluations_of_the_log(make_trainer):
+    """A test split that a callback scores is not among them."""
+
+    class Tester(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            self.trainer.evaluate(metric_key_prefix="test")
+
+    tester = Tester()
+    trainer = make_trainer(make_model(), callbacks=[tester], non_monotone=1, eval_strategy="epoch", max_steps=2)
+    tester.trainer = trainer
+    trainer.train()
+    assert {group["t0"] for group in trainer.optimizer.param_groups} == {math.inf}
+
+
+def test_an_optimizer_that_averages_is_told_of_an_evaluation(make_trainer):
+    """Schedule-free ones keep the weights to evaluate apart from those to train."""
+    trainer, told = make_trainer(make_model(), max_steps=1), []
+    trainer.train()
+    trainer.optimizer.eval = lambda: told.append(True)
+    trainer.evaluate()
+    assert told == [True]
+
+
+def test_smoothed_labels_do_not_count_after_pads(make_trainer):
+    """Pads on the left change nothing."""
+    losses = []
+    for n_pads in (0, 2):
+        row = {
+            "input_ids": torch.tensor([[0] * n_pads + [3, 4, 5, 6]]),
+            "attention_mask": torch.tensor([[0] * n_pads + [1] * 4]),
+            "labels": torch.tensor([[-100] * n_pads + [3, 4, 5, 6]]),
+        }
+        rows = Dataset.from_dict({name: value.tolist() for name, value in row.items()})
+        trainer = make_trainer(make_model().eval(), rows, label_smoothing_factor=0.1)
+        losses.append(trainer.compute_loss(trainer.model, row, num_items_in_batch=3))
+    torch.testing.assert_close(*losses)

@@ -144,6 +144,25 @@ def test_what_was_frozen_before_stays_so(tmp_path):
     assert frozen == ["model.embed_tokens.weight"]
 
 
+class Interruption(TrainerCallback):
+    """A keyboard interrupt after the first step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_freezes_nothing_for_good(tmp_path):
+    """Neither in the model that goes on, nor in another one with the same callback."""
+    unfreezing, recorder, model = GradualUnfreezing(), Recorder(), make_classifier()
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, tmp_path, [unfreezing, Interruption()], epochs=1).train()
+    for again in (model, make_classifier()):
+        recorder = Recorder()
+        fine_tune(again, tmp_path, [unfreezing, recorder], epochs=5, save_strategy="no").train()
+        assert [sum(levels) for levels in recorder.changed] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+        assert all(parameter.requires_grad for parameter in again.parameters())
+
+
 def test_several_processes_are_refused(tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     several = SimpleNamespace(world_size=2)
