@@ -138,7 +138,7 @@ def read_recipe(
         *arguments, _ = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     training = next(part for part in arguments if isinstance(part, TrainingArguments))
     check_processes(training.world_size)
-    chosen[BATCH_SIZE] *= training.world_size
+    chosen[BATCH_SIZE] = training.train_batch_size * training.world_size
     hide_token(training)
     set_arithmetic(chosen["float32_matmul_precision"], training)
     del chosen["hub_token"]
@@ -264,7 +264,7 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
 
     Of the files and folders that they name the contents must be the same, too.
     """
-    digests = {name: digest(path) for name, path in find_inputs(settings).items()}
+    digests = {name: digest(path, folder) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
             if not (folder / "recipe.yaml").is_file():
@@ -295,13 +295,13 @@ def find_inputs(settings: dict[str, Any]) -> dict[str, Path]:
     return {name: path for name, path in named.items() if path.exists()}
 
 
-def digest(path: Path) -> str:
-    """Of a file, or of all files of a folder but those of a run's checkpoints and curves."""
+def digest(path: Path, output: Path) -> str:
+    """Of a file, or of all files of a folder but those of a run's checkpoints and curves, and of this run's output."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     whole = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix()
-        if not name.startswith(("checkpoint-", "runs/")):
+        if not name.startswith(("checkpoint-", "runs/")) and output.resolve() not in file.resolve().parents:
             whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 import transformers
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, upload_folder
 from transformers import PreTrainedConfig, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from command_line import one_line_error
 from recipes import ROOT, own_fields
@@ -91,13 +92,21 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for split, result in run["scores"].items()
         for metric, name in metrics.items()
     ]
-    path = Path(trainer.args.output_dir) / "README.md"
-    card.save(path)
+    card.save(Path(trainer.args.output_dir) / "README.md")
     if trainer.args.push_to_hub:
         with one_line_error("--push-to-hub", Exception):  # all is saved, and the same command tries again
-            trainer.push_to_hub()
-            card.push_to_hub(trainer.hub_model_id)
-        card.save(path)  # after the one that Trainer writes
+            upload(trainer)
+
+
+def upload(trainer: Trainer) -> None:
+    """The folder as it is: `Trainer.push_to_hub` would write a card of its own, and needs all processes with FSDP."""
+    upload_folder(
+        repo_id=trainer.hub_model_id,
+        folder_path=trainer.args.output_dir,
+        commit_message="End of training",
+        ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+        revision=trainer.args.hub_revision,
+    )
 
 
 def describe_config(config: PreTrainedConfig) -> str:

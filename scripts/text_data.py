@@ -89,6 +89,10 @@ def check_text_arguments(data: TextArguments) -> None:
 def check_source_arguments(data: SourceArguments) -> None:
     if (data.dataset is None) == (data.train_file is None):
         stop("give either --train-file or --dataset")
+    if data.dataset is not None and (data.validation_file is not None or data.test_file is not None):
+        stop("--validation-file and --test-file go with --train-file: a --dataset has splits of its own")
+    if data.dataset_config is not None and data.dataset is None:
+        stop("--dataset-config goes with --dataset")
     for split in SPLITS:
         path = getattr(data, f"{split}_file")
         if path is not None and not Path(path).is_file():

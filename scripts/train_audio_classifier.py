@@ -211,9 +211,9 @@ def train(
 
 
 SCORING = (
-    "Macro F1 is the mean of the labels' F1, by scikit-learn; the loss is in nats per recording. Mean MFCCs are the "
-    f"mean and the standard deviation over time of {NUM_MFCC} cepstral coefficients of the same frames, read by a "
-    "logistic regression (scikit-learn)."
+    "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per recording. Mean MFCCs "
+    f"are the mean and the standard deviation over time of {NUM_MFCC} cepstral coefficients of the same frames, read "
+    "by a logistic regression (scikit-learn)."
 )
 
 

@@ -48,7 +48,7 @@ from classification import NOT_SCORED, make_trainer, predict
 from command_line import end_process_group, stop
 from labels import a_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
-from recipes import keep_settings, read_recipe
+from recipes import keep_settings, read_recipe, write_changed
 from results import describe_run, publish
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, a_text_with_words, describe_source, read_splits
@@ -82,6 +82,8 @@ ARGUMENTS = (DataArguments, SpeechArguments, TrainingArguments)
 def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
     check_audio_arguments(data)
     check_training(training, {*ERROR_RATES}, smaller_is_better=True)
+    if training.label_smoothing_factor:
+        stop(f"--label-smoothing-factor must be 0, got {training.label_smoothing_factor}: CTC has no label for a step")
     for name in ("strings", "strings_test", "max_words"):
         least = 0 if name == "strings" else 1
         if getattr(data, name) < least:
@@ -142,7 +144,7 @@ def make_tokenizer(texts: Sequence[str], folder: Path) -> Wav2Vec2CTCTokenizer:
     characters = sorted({*"".join(texts)} - {" "})
     vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *characters])}
     path = folder / "vocab.json"
-    path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    write_changed(path, json.dumps(vocabulary, ensure_ascii=False))
     names = {"bos_token": None, "eos_token": None, "unk_token": UNKNOWN, "pad_token": BLANK}
     return Wav2Vec2CTCTokenizer(path, **names, word_delimiter_token=SPACE)
 
@@ -248,10 +250,10 @@ def train(
     train_to_the_end(trainer)
     held_out = [split for split in SPLITS[1:] if split in encoded]
     scores = {split: score(trainer, split, encoded[split]) for split in held_out}
+    last = held_out[-1]
+    if not model.config.bidirectional:  # by each process, for each may have but a part of the weights
+        scores[last]["equal_streams"] = count_equal_streams(model.eval(), processor, splits[last], training.seed)
     if trainer.is_world_process_zero():
-        last = held_out[-1]
-        if not model.config.bidirectional:
-            scores[last]["equal_streams"] = count_equal_streams(model.eval(), processor, splits[last], training.seed)
         write_results(trainer, scores, ERROR_RATES[0], choose=min)
         if model_args.architecture == "qrnn":
             run = describe_run(

@@ -259,7 +259,9 @@ def train(
             last = list(scores)[-1]
             run = describe_run(__file__, "text-classification", source, trainer, settings, scores)
             run["figures"], run["report"] = ["loss", *METRICS, "texts"], scored[last][1].rstrip()
-            run["scoring"] = "Macro F1 is the mean of the labels' F1, by scikit-learn; the loss is in nats per text."
+            run["scoring"] = (
+                "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per text."
+            )
             told = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
             run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, told)
             publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})

@@ -40,6 +40,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pandas as pd
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
@@ -271,6 +272,9 @@ def train_linear(
     config: QRNNTimeSeriesConfig, learning_rate: float, training: TrainingArguments, windows: dict[str, Windows]
 ) -> LinearForecaster:
     """The linear model beside it, in a folder of its own."""
+    plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
+    if plugin is not None:  # it knows the blocks of the model before, and this one has none
+        plugin.transformer_cls_names_to_wrap = None
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "linear")
     training.learning_rate, training.push_to_hub = learning_rate, False

@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from command_line import check_seed, one_line_error, one_line_trainer_error, stop
 from curves import plot_training
@@ -43,12 +46,18 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(training, name) < 1:
             stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(training, name)}")
-    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+    if training.max_steps == 0:
+        stop("--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0")
+    if training.max_steps < 0 and not 0 < training.num_train_epochs < math.inf:
         stop(f"--num-train-epochs must be a number above 0, got {training.num_train_epochs}")
     if training.resume_from_checkpoint is not None:
         stop("--resume-from-checkpoint: a run goes on by itself, from the last complete checkpoint of --output-dir")
     if training.save_only_model:
         stop("--save-only-model leaves out the optimizer, without which a run cannot go on where it stopped")
+    if training.enable_jit_checkpoint:
+        stop("--enable-jit-checkpoint saves in the middle of a step, from where a run would not go on to the same end")
+    if training.prediction_loss_only or not training.eval_do_concat_batches:
+        stop("--prediction-loss-only and --eval-do-concat-batches false leave nothing to score")
     if training.ignore_data_skip:
         stop("--ignore-data-skip reads rows again that were read before, so a run would not go on to the same end")
     if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
@@ -77,10 +86,22 @@ def with_validation(
     return dict(splits)
 
 
-class ResumableTrainer(Trainer):
-    """`Trainer` for runs that are started again: one that has ended stays as it is.
+class SharedLengthGroups(LengthGroupedSampler):
+    """Rows of like length together, in an order that the seed and the epoch decide, so that processes can share it."""
 
-    An optimizer or a schedule that cannot be made ends the program with one line.
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class ResumableTrainer(Trainer):
+    """`Trainer` for runs that are started again, here or elsewhere: one that has ended stays as it is.
+
+    All rows of a split are scored. An optimizer or a schedule that cannot be made ends the program with one line.
     """
 
     def create_optimizer(self, *args, **kwargs):
@@ -90,6 +111,32 @@ class ResumableTrainer(Trainer):
     def create_scheduler(self, *args, **kwargs):
         with one_line_trainer_error():
             return super().create_scheduler(*args, **kwargs)
+
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        """As in `Trainer`, which goes by the folder and the --logging-steps that the run began with."""
+        position = super()._init_training_state(*args, **kwargs)
+        self.state.compute_steps(self.args, self.state.max_steps)
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return position
+
+    def _get_train_sampler(self, *args, **kwargs) -> Sampler | None:
+        """As in `Trainer`, which groups rows by the random numbers of each process: others than those of its peers."""
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if self.args.world_size == 1 or not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SharedLengthGroups(sampler.batch_size, sampler.lengths, seed)
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """As in `Trainer`, where --dataloader-drop-last drops the last rows of what is scored, too."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _run_epoch(self, *args, **kwargs):
         """As in `Trainer`, which takes a step too many if a run that ended within an epoch is resumed from its end."""

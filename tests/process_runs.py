@@ -11,19 +11,24 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Runs of several processes on a CPU, for test_scale_out.py: `python process_runs.py FOLDER`.
+"""Runs of several processes on a CPU, for test_scale_out.py: `python process_runs.py models|programs FOLDER`.
 
 The processes are forks of this one, which has imported everything once.
 """
 
+import importlib
 import json
 import os
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 import torch.distributed as dist
+import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
@@ -39,6 +44,7 @@ from modeling_qrnn import (
     QRNNForTokenClassification,
 )
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
+from program_runs import write_rows
 
 
 CONFIGURATIONS = Path(__file__).resolve().parent.parent / "configuration/accelerate"
@@ -206,9 +212,103 @@ def compare(expected, saved: Path, kind: str) -> dict[str, float]:
     return result
 
 
+def distribute_in_all_ways(folder: Path) -> None:
+    for kind in ("tp", "pp", "fsdp"):
+        start(2, distribute, folder, kind)
+
+
+# The programs
+
+
+SPLITS = ("train", "validation", "test")
+NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")}
+SMALL = {"hidden_size": 8, "num_hidden_layers": 2, **NO_DROPOUT}
+SPOKEN = {"num_mel_bins": 12, "hidden_size": 8, "num_hidden_layers": 1, "stride": 1}
+PROGRAMS = {
+    "train_audio_classifier": {"model_overrides": {**SPOKEN, "bidirectional": True}},
+    "train_ctc": {"model_overrides": SPOKEN},
+    "train_sequence_classifier": {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
+    "train_token_classifier": {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
+    "train_seq2seq": {
+        "tokenizer": "word",
+        "model_config": "translator",
+        "num_beams": 2,
+        "max_new_tokens": 6,
+        "model_overrides": {**SMALL, "encoder_layers": 1, "intermediate_size": 8, "num_attention_heads": 2},
+    },
+    "train_time_series": {
+        "data_file": "table.csv",
+        "context_length": 12,
+        "season_length": 12,
+        "prediction_length": 4,
+        "validation_share": 0.2,
+        "model_overrides": str({"hidden_size": 8, "patch_length": 4, "loss": "mae"}),
+    },
+}
+
+
+def write_data() -> None:
+    """Rows that all programs of texts and of audio read, and a table; two processes share those of training evenly."""
+    draw = random.Random(0)
+    for split, n_rows in {"train": 48, "validation": 8, "test": 7}.items():
+        rows = [draw.choices("abcde", k=draw.randint(2, 6)) for _ in range(n_rows)]
+        write_rows(f"{split}.jsonl", [as_row(row, draw) for row in rows])
+    stamps = pd.date_range("2026-01-01", periods=120, freq="h")
+    pd.DataFrame({"date": stamps, "x": [draw.random() for _ in stamps]}).to_csv("table.csv", index=False)
+
+
+def as_row(letters: list[str], draw: random.Random) -> dict[str, Any]:
+    text = " ".join(letters)
+    noise = [draw.randint(-999, 999) for _ in range(draw.randint(1000, 1500))]
+    audio = {"audio": noise, "sampling_rate": 4000}
+    return {
+        "text": text,
+        "label": letters[0],
+        "tokens": letters,
+        "tags": letters,
+        "source": text,
+        "target": text,
+        **audio,
+    }
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    files = {} if name == "train_time_series" else {f"{split}_file": f"{split}.jsonl" for split in SPLITS}
+    steps = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 4, "logging_steps": 1}
+    common = {"learning_rate": 0.01, "per_device_eval_batch_size": 4, "disable_tqdm": True, "report_to": "none"}
+    return {**files, **steps, **common, **PROGRAMS[name]}
+
+
+def run_program(name: str, output: str, batch_size: int, fsdp: str | None = None) -> None:
+    if fsdp is not None:
+        shard(fsdp)
+    options = [
+        "--output-dir",
+        output,
+        "--per-device-train-batch-size",
+        str(batch_size),
+        "--use-cpu",
+        str(fsdp is None),
+    ]
+    importlib.import_module(name).main([f"{name}.yaml", *options])
+
+
+def run_programs(folder: Path) -> None:
+    """Each of them on shards of the weights in two processes, and on the whole in one."""
+    os.chdir(folder)
+    write_data()
+    for name in PROGRAMS:
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe_of(name)))
+        importlib.import_module(name)
+        start(2, run_program, name, f"{name}-shards", 4, fsdp="FULL_STATE_DICT")
+        start(1, run_program, name, f"{name}-whole", 8)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    target = Path(sys.argv[1])
-    train_in_all_ways(target)
-    for kind in ("tp", "pp", "fsdp"):
-        start(2, distribute, target, kind)
+    kind, target = sys.argv[1], Path(sys.argv[2])
+    if kind == "programs":
+        run_programs(target)
+    else:
+        train_in_all_ways(target)
+        distribute_in_all_ways(target)

@@ -15,7 +15,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -24,13 +23,11 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import torch
 import yaml
 from filelock import FileLock
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import train_language_model
@@ -38,7 +35,8 @@ import train_seq2seq
 import train_sequence_classifier
 import train_time_series
 import train_token_classifier
-from program_runs import weights_in, write_rows
+from process_runs import PROGRAMS, recipe_of, write_data
+from program_runs import weights_in
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,14 +46,24 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "tru
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Path:
+    return left_by("models", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def program_runs(tmp_path_factory) -> Path:
+    return left_by("programs", tmp_path_factory)
+
+
+def left_by(kind: str, tmp_path_factory) -> Path:
     """What process_runs.py leaves; of the workers of a test session one starts it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "process_runs"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / kind
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir()
-            command = [sys.executable, ROOT / "tests/process_runs.py", folder]
+            command = [sys.executable, ROOT / "tests/process_runs.py", kind, folder]
             environment = {name: value for name, value in ENVIRONMENT.items() if name != "ACCELERATE_USE_CPU"}
+            environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
             output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             result = subprocess.run(command, env=environment, timeout=300, **output)
             assert result.returncode == 0, result.stdout
@@ -75,6 +83,16 @@ def assert_same_run(actual: Path, expected: Path, **tolerance):
     torch.testing.assert_close(*curves, **tolerance)
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in (actual, expected)]
     torch.testing.assert_close(*(dict(model.state_dict()) for model in models), **tolerance)
+
+
+def assert_same_model_and_scores(actual: Path, expected: Path) -> None:
+    models = [weights_in(folder) for folder in (actual, expected)]
+    models[0] = {name: models[0][name] for name in models[1]}  # FSDP also writes weights that are tied to others
+    torch.testing.assert_close(*models, rtol=1e-4, atol=1e-5)
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in (actual, expected)]
+    for each in scores:  # Trainer's loss is a mean of batches, and these are others
+        each["test"].pop("loss", None)
+    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
 
 
 # Training
@@ -125,6 +143,12 @@ def test_sharded_model_is_saved_with_its_own_code(name, runs):
 def test_averages_of_shards(runs):
     """NT-ASGD: what FSDP gathered of the averages for an evaluation must not be trained on."""
     assert_same_run(runs / "two_averaging", runs / "one_averaging")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_train_on_shards_as_on_the_whole(name, program_runs):
+    assert_same_model_and_scores(program_runs / f"{name}-shards", program_runs / f"{name}-whole")
+    assert (program_runs / f"{name}-shards/checkpoint-4/optimizer.bin").is_file()  # of FSDP
 
 
 # Transformers' own parallelism
@@ -226,61 +250,20 @@ def test_killed_worker_ends_the_run_which_one_process_ends(folder):
         torch.testing.assert_close(weights_in(Path("killed"))[name], value, rtol=1e-4, atol=1e-5)
 
 
-NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")}
-SMALL = {"hidden_size": 8, "num_hidden_layers": 2, **NO_DROPOUT}
-OTHER_PROGRAMS = {
-    train_sequence_classifier: {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
-    train_token_classifier: {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
-    train_seq2seq: {
-        "tokenizer": "word",
-        "model_config": "translator",
-        "num_beams": 2,
-        "max_new_tokens": 6,
-        "model_overrides": {**SMALL, "encoder_layers": 1, "intermediate_size": 8, "num_attention_heads": 2},
-    },
-    train_time_series: {
-        "data_file": "table.csv",
-        "context_length": 12,
-        "season_length": 12,
-        "prediction_length": 4,
-        "validation_share": 0.2,
-        "model_overrides": str({"hidden_size": 8, "patch_length": 4, "loss": "mae"}),
-    },
-}
-
-
-def write_data() -> dict[str, str]:
-    """Rows that all programs of texts read, and a table; two processes share those of training evenly."""
-    draw = random.Random(0)
-    for split, n_rows in {"train": 48, "validation": 8, "test": 7}.items():
-        rows = [draw.choices("abcde", k=draw.randint(2, 6)) for _ in range(n_rows)]
-        named = ({"text": " ".join(row), "label": row[0], "tokens": row, "tags": row} for row in rows)
-        pairs = ({**row, "source": row["text"], "target": row["text"]} for row in named)
-        write_rows(f"{split}.jsonl", pairs)
-    stamps = pd.date_range("2026-01-01", periods=120, freq="h")
-    pd.DataFrame({"date": stamps, "x": [draw.random() for _ in stamps]}).to_csv("table.csv", index=False)
-    return {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation", "test")}
+OTHER_PROGRAMS = train_sequence_classifier, train_token_classifier, train_seq2seq, train_time_series
 
 
 @pytest.mark.parametrize("program", OTHER_PROGRAMS, ids=lambda program: program.__name__)
 def test_other_programs_train_on_two_as_on_one(program, folder):
-    common = {name: RECIPE[name] for name in ("eval_strategy", "logging_steps", "disable_tqdm")}
-    common |= {"max_steps": 4, "eval_steps": 4, "learning_rate": 0.01, "per_device_eval_batch_size": 4}
-    files = write_data()
-    files = {} if program is train_time_series else files
-    Path("recipe.yaml").write_text(yaml.safe_dump({**files, **common, **OTHER_PROGRAMS[program]}))
+    write_data()
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe_of(program.__name__)))
     options = ["recipe.yaml", "--output-dir", "two", "--per-device-train-batch-size", "4"]
     launcher = launch("cpu_two_processes", program.__file__, *options)
     said, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, said
     assert "ended in a process group" not in said
     program.main(["recipe.yaml", "--output-dir", "one", "--per-device-train-batch-size", "8"])
-    two, one = (load_file(Path(name, "model.safetensors")) for name in ("two", "one"))
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
-    two, one = (json.loads(Path(name, "scores.json").read_text()) for name in ("two", "one"))
-    for scores in (two, one):  # Trainer's loss is a mean of batches, and these are others
-        scores["test"].pop("loss", None)
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert_same_model_and_scores(Path("two"), Path("one"))
     assert len(re.findall("^test: ", said, flags=re.MULTILINE)) == 1  # one process reports
 
 

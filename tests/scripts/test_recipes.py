@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
-from recipes import ModelArguments, RecipeParser, keep_settings, read_recipe
+from recipes import ModelArguments, RecipeParser, digest, keep_settings, read_recipe
 
 
 def test_settings_are_whole_while_they_are_read(tmp_path):
@@ -90,3 +90,22 @@ def test_precision_is_told_once(tmp_path, precisions, monkeypatch):
     with pytest.raises(SystemExit, match="--float32-matmul-precision medium and --tf32 both tell"):
         read(tmp_path, "--float32-matmul-precision", "medium", "--tf32", "true")
     assert precisions == []
+
+
+def test_what_a_run_writes_is_none_of_its_data(tmp_path):
+    """Its folder may lie within that of the model that it begins with."""
+    source, output = tmp_path / "model", tmp_path / "model/tuned"
+    output.mkdir(parents=True)
+    (source / "config.json").write_text("{}")
+    before = digest(source, output)
+    (output / "model.safetensors").write_text("weights")
+    assert digest(source, output) == before
+    (source / "config.json").write_text("{ }")
+    assert digest(source, output) != before
+
+
+def test_the_batch_is_that_of_all_devices(tmp_path, monkeypatch):
+    """`Trainer` spreads a batch over the devices that one process sees."""
+    assert read(tmp_path, "--per-device-train-batch-size", "3")["per_device_train_batch_size"] == 3
+    monkeypatch.setattr(QRNNTrainingArguments, "n_gpu", 2)
+    assert read(tmp_path, "--per-device-train-batch-size", "3")["per_device_train_batch_size"] == 6

@@ -127,9 +127,9 @@ def test_the_card_is_pushed_last(run, monkeypatch):
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
     monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **_: calls.append("everything"))
-    monkeypatch.setattr(ModelCard, "push_to_hub", lambda self, name: calls.append(f"card of {name}"))
+    monkeypatch.setattr("results.upload_folder", lambda repo_id, **_: calls.append(repo_id))
     run("--push-to-hub", "--num-train-epochs", "1")
-    assert calls[-2:] == ["everything", "card of me/my-model"]
+    assert calls[-2:] == ["everything", "me/my-model"]
 
 
 def test_lstm_of_equal_size(run):

@@ -252,6 +252,7 @@ MISTAKES = {
     "metric": (["--metric-for-best-model", "accuracy"], "the metrics are character_error_rate, loss, word_error_rate"),
     "fixed": (["--model-overrides", "{vocab_size: 3}"], "data or other options decide: vocab_size"),
     "words": (["--max-words", "0"], "--max-words must be at least 1, got 0"),
+    "smoothing": (["--label-smoothing-factor", "0.1"], "--label-smoothing-factor must be 0, got 0.1"),
     "strings": (["--strings", "-1"], "--strings must be at least 0, got -1"),
     "pauses": (["--min-pause", "1", "--max-pause", "0.5"], "--min-pause and --max-pause must rise from 0 on"),
 }

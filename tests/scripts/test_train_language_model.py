@@ -159,7 +159,7 @@ def test_the_best_model_by_perplexity_is_the_one_of_the_least(run):
 
 
 def test_the_card_is_pushed_last(run, monkeypatch):
-    """Trainer writes and pushes a card of its own; ours is the one that stays, and no file holds the secret."""
+    """Trainer writes and pushes a card of its own; ours comes after it, and no file holds the secret."""
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     calls = []
 
@@ -167,15 +167,16 @@ def test_the_card_is_pushed_last(run, monkeypatch):
         Path(self.args.output_dir, "README.md").write_text("the card of Trainer")
         calls.append("everything")
 
-    def push_card(self, name):
-        calls.append(f"card of {name} by {get_token()}")
+    def upload(repo_id, folder_path, **_):
+        assert Path(folder_path, "README.md").read_text() != "the card of Trainer"
+        calls.append(f"{repo_id} by {get_token()}")
 
     monkeypatch.setattr(QRNNTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(QRNNTrainer, "_push_from_checkpoint", lambda self, folder: None)
     monkeypatch.setattr(QRNNTrainer, "push_to_hub", push_all)
-    monkeypatch.setattr(ModelCard, "push_to_hub", push_card)
+    monkeypatch.setattr("results.upload_folder", upload)
     _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--max-steps", "1")
-    assert calls[-2:] == ["everything", "card of me/my-model by hf_secret"]
+    assert calls[-2:] == ["everything", "me/my-model by hf_secret"]
     assert (folder / "README.md").read_text() != "the card of Trainer"
     assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
 
@@ -350,6 +351,14 @@ MISTAKES = {
     "arguments that do not fit": (["recipe.yaml", "--non-monotone", "3"], "`non_monotone` must be"),
     "accumulation": (["recipe.yaml", "--gradient-accumulation-steps", "2"], "`gradient_accumulation_steps` must be 1"),
     "no data": (["bare.yaml"], "give either --train-file or --dataset"),
+    "a file beside a dataset": (
+        ["bare.yaml", "--dataset", "someone/texts", "--test-file", "text.txt"],
+        "--validation-file and --test-file go with --train-file",
+    ),
+    "a configuration of no dataset": (
+        ["recipe.yaml", "--dataset-config", "en"],
+        "--dataset-config goes with --dataset",
+    ),
     "no file": (["bare.yaml", "--train-file", "none.txt"], "there is no file 'none.txt'"),
     "unknown kind of file": (["bare.yaml", "--train-file", "text.doc"], "text.doc: the name must end in .txt"),
     "no column": (

@@ -142,7 +142,7 @@ def test_the_best_checkpoint_is_kept(run):
 
 
 def test_the_card_is_pushed_last(run, monkeypatch):
-    """Trainer writes and pushes a card of its own; ours is the one that stays, and no file holds the secret."""
+    """Trainer writes and pushes a card of its own; ours comes after it, and no file holds the secret."""
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     calls = []
 
@@ -150,15 +150,16 @@ def test_the_card_is_pushed_last(run, monkeypatch):
         Path(self.args.output_dir, "README.md").write_text("the card of Trainer")
         calls.append("everything")
 
-    def push_card(self, name):
-        calls.append(f"card of {name} by {get_token()}")
+    def upload(repo_id, folder_path, **_):
+        assert Path(folder_path, "README.md").read_text() != "the card of Trainer"
+        calls.append(f"{repo_id} by {get_token()}")
 
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
     monkeypatch.setattr(Trainer, "push_to_hub", push_all)
-    monkeypatch.setattr(ModelCard, "push_to_hub", push_card)
+    monkeypatch.setattr("results.upload_folder", upload)
     _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--num-train-epochs", "1")
-    assert calls[-2:] == ["everything", "card of me/my-model by hf_secret"]
+    assert calls[-2:] == ["everything", "me/my-model by hf_secret"]
     assert (folder / "README.md").read_text() != "the card of Trainer"
     assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
 

@@ -1,0 +1,135 @@
+# Copyright 2026 The modeling-qrnn authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What all programs refuse, and `ResumableTrainer`: the best model, the order of rows, and all rows scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from modeling_qrnn import QRNNConfig, QRNNForSequenceClassification
+from program_runs import weights_in
+from training import ResumableTrainer, SharedLengthGroups, check_training, train_to_the_end
+
+
+def make_arguments(folder: Path | str = "output", **arguments) -> TrainingArguments:
+    quiet = {"use_cpu": True, "disable_tqdm": True, "report_to": "none"}
+    return TrainingArguments(str(folder), **{**quiet, **arguments})
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    columns = {"input_ids": [row["input_ids"][:3] for row in rows], "labels": [row["labels"] for row in rows]}
+    return {name: torch.tensor(column) for name, column in columns.items()}
+
+
+def make_trainer(folder: Path, n_rows: int = 10, scores: Sequence[float] = (), **arguments) -> ResumableTrainer:
+    """Of rows of different lengths; `scores` is what the evaluations give, one after another."""
+    rows = Dataset.from_list([{"input_ids": [1] * (3 + i % 2), "labels": i % 2} for i in range(n_rows)])
+    torch.manual_seed(0)
+    model, given = QRNNForSequenceClassification(QRNNConfig(vocab_size=5, hidden_size=4)), iter(scores)
+    return ResumableTrainer(
+        model,
+        make_arguments(folder, **arguments),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=collate,
+        compute_metrics=(lambda _: {"score": next(given)}) if scores else None,
+    )
+
+
+REFUSED = {
+    "no steps": ({"max_steps": 0}, "--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0"),
+    "no epochs": ({"num_train_epochs": 0}, "--num-train-epochs must be a number above 0, got 0"),
+    "checkpoints within a step": ({"enable_jit_checkpoint": True}, "--enable-jit-checkpoint saves in the middle"),
+    "losses alone": ({"prediction_loss_only": True}, "--prediction-loss-only .* leave nothing to score"),
+    "batches apart": ({"eval_do_concat_batches": False}, "--eval-do-concat-batches false leave nothing to score"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    arguments, message = REFUSED[name]
+    check_training(make_arguments(), set())
+    with pytest.raises(SystemExit, match=message):
+        check_training(make_arguments(**arguments), set())
+
+
+def test_the_best_model_is_found_where_the_folder_lies_now(tmp_path):
+    """A finished run that is moved and started again must not end with its last model."""
+    arguments = {
+        "num_train_epochs": 3,
+        "learning_rate": 0.1,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "score",
+    }
+    first = make_trainer(tmp_path / "first", scores=[1.0, 3.0, 2.0], **arguments)
+    train_to_the_end(first)
+    assert first.state.best_global_step == 4
+    best = weights_in(tmp_path / "first")
+    assert any(
+        not torch.equal(best[name], value) for name, value in weights_in(tmp_path / "first/checkpoint-6").items()
+    )
+
+    moved = (tmp_path / "first").rename(tmp_path / "moved")
+    again = make_trainer(moved, logging_steps=2, **arguments)
+    train_to_the_end(again)
+    torch.testing.assert_close(weights_in(moved), best, rtol=0, atol=0)
+    assert again.state.best_model_checkpoint == str(moved / "checkpoint-4")
+    assert again.state.logging_steps == 2
+
+
+def test_all_rows_are_scored(tmp_path):
+    """Also by a run that drops the last rows of an epoch."""
+    sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
+    trainer = make_trainer(tmp_path, dataloader_drop_last=True, **sizes)
+    assert [len(batch["labels"]) for batch in trainer.get_train_dataloader()] == [8]
+    assert len(trainer.predict(trainer.eval_dataset).label_ids) == 10
+    assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [8, 2]
+
+
+def test_one_process_groups_rows_as_trainer_does(tmp_path):
+    trainer = make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    assert type(trainer._get_train_sampler()) is LengthGroupedSampler
+
+
+def test_processes_share_the_groups_of_an_epoch(tmp_path, monkeypatch):
+    """Each row is read once an epoch, whatever random numbers the processes draw in between, and later as at once."""
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    trainer = make_trainer(tmp_path, n_rows=48, train_sampling_strategy="group_by_length")
+    orders = []
+    for rank in range(2):
+        sampler = trainer._get_train_sampler()
+        assert isinstance(sampler, SharedLengthGroups)
+        loader = DataLoader(range(48), batch_size=4, sampler=sampler)
+        shard = prepare_data_loader(loader, num_processes=2, process_index=rank, put_on_device=False)
+        orders.append([])
+        for epoch in range(3):
+            shard.set_epoch(epoch)
+            orders[rank].append(torch.cat(list(shard)).tolist())
+            torch.rand(rank + 1)
+    for epoch in range(3):
+        assert sorted(orders[0][epoch] + orders[1][epoch]) == list(range(48))
+    assert orders[0][0] != orders[0][1]
+    resumed = trainer._get_train_sampler()
+    resumed.set_epoch(2)
+    in_order = list(resumed)
+    assert orders[0][2] == [row for start in range(0, 48, 8) for row in in_order[start : start + 4]]
