@@ -54,13 +54,13 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     is_sliding = False
     is_croppable = True
     supports_early_init = False
+    is_offloaded = False
     cumulative_length: torch.Tensor  # 0-dim int64, from the first update on
 
     def __init__(self, max_cache_len: int | None = None, **kwargs):
         # StaticCache passes `max_cache_len` to every layer, but a recurrent state has the same size at any length.
         LinearAttentionLayer.__init__(self, number_of_states=1)
         CacheLayerMixin.__init__(self)
-        self.is_offloaded = False
         self.conv_history: torch.Tensor | None = None
         self.recurrent_history: torch.Tensor | None = None
 
@@ -99,7 +99,9 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         history: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Store the convolution's last inputs and count the tokens that led to them; after the recurrent state.
+        """Store the convolution's last inputs and count the tokens that led to them.
+
+        To be called after `update_recurrent_state`, for this marks the state as there.
 
         Args:
             conv_states: `(batch, input, kernel_size - 1)`; without columns a placeholder is stored, for only this

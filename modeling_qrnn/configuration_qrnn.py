@@ -25,7 +25,6 @@ from transformers.utils.type_validators import interval
 _size = interval(min=1)
 _probability = interval(min=0.0, max=1.0, exclude_max=True)
 _weight = interval(min=0.0)
-_positive = interval(min=0.0, exclude_min=True)
 
 
 def _per_layer(kernel_size: int | list[int], num_layers: int) -> list[int]:
@@ -48,7 +47,7 @@ class QRNNStackConfig(PreTrainedConfig):
     candidate_activation: Literal["tanh", "identity", "relu"] = "tanh"
     connection: Literal["plain", "dense", "residual"] = "plain"
     norm: Literal["layer_norm", "rms_norm"] | None = None
-    norm_eps: float | int = _positive(default=1e-6)
+    norm_eps: float | int = _weight(default=1e-6)
     intermediate_size: int | None = None
     bidirectional: bool = False
     forget_bias: float | int = 0.0
@@ -134,6 +133,8 @@ class QRNNStackConfig(PreTrainedConfig):
         """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
         if self.connection == "residual" and self.norm is None:
             raise ValueError("`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None")
+        if self.norm is not None and self.norm_eps == 0:  # at a pad, which is zero, the gradient would be NaN
+            raise ValueError(f"`norm_eps` must be above 0 with norm={self.norm!r}, got {self.norm_eps}")
         if self.intermediate_size is None:
             return
         if self.intermediate_size < 1:

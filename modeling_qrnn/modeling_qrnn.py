@@ -61,7 +61,7 @@ def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
 
 
 def zero_at_pads(hidden_states: torch.Tensor, is_real: torch.Tensor | None) -> torch.Tensor:
-    """Whatever a pad holds, NaN included."""
+    """Zeros at pads, whatever they hold, NaN included."""
     if is_real is None:
         return hidden_states
     return hidden_states.masked_fill(~is_real[..., None].to(hidden_states.device), 0)

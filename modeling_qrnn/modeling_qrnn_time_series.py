@@ -214,12 +214,14 @@ class QRNNTimeSeriesPreTrainedModel(QRNNPreTrainedModel):
     config: QRNNTimeSeriesConfig
     main_input_name = "past_values"
     input_modalities = ("time",)
-    _input_embed_layer = "embedding"
     _auto_map = {
         "AutoConfig": "configuration_qrnn.QRNNTimeSeriesConfig",
         "AutoModel": "modeling_qrnn_time_series.QRNNTimeSeriesModel",
         "AutoModelForTimeSeriesPrediction": "modeling_qrnn_time_series.QRNNForTimeSeriesPrediction",
     }
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.embedding.proj
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

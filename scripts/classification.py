@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from command_line import one_line_trainer_error
-from training import ResumableTrainer
+from training import ResumableTrainer, check_predictions
 
 
 Rows = Dataset | Sequence[dict]
@@ -43,6 +43,7 @@ def make_trainer(
     **options: Any,
 ) -> Trainer:
     """`Trainer` that saves the tokenizer or feature extractor too; the options are more of its arguments."""
+    check_predictions(training)
     with one_line_trainer_error():
         return ResumableTrainer(
             model,

@@ -120,7 +120,7 @@ def read_recipe(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads.
 
-    As it reads for one process: the batches of several are one together.
+    As it reads for one device: the batches of several are one together.
     """
     parser = RecipeParser(argument_classes, description)
     recipe = parser.parse_args(argv).recipe
@@ -296,12 +296,15 @@ def find_inputs(settings: dict[str, Any]) -> dict[str, Path]:
 
 
 def digest(path: Path, output: Path) -> str:
-    """Of a file, or of all files of a folder but those of a run's checkpoints and curves, and of this run's output."""
+    """Of a file, or of all files of a folder but those of a run's checkpoints and curves, and the output within it."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    holds_output = path.resolve() in output.resolve().parents
     whole = hashlib.sha256()
     for file in files:
+        if holds_output and output.resolve() in file.resolve().parents:
+            continue
         name = file.relative_to(path).as_posix()
-        if not name.startswith(("checkpoint-", "runs/")) and output.resolve() not in file.resolve().parents:
+        if not name.startswith(("checkpoint-", "runs/")):
             whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 
@@ -313,5 +316,5 @@ def check_unchanged(file: Path, values: dict[str, Any], what: str, folder: Path)
     names = {*before, *values} - FREE_SETTINGS
     changed = sorted(name for name in names if before.get(name) != values.get(name))
     if changed:
-        names = ", ".join(f"{name}, times the processes" if name == BATCH_SIZE else name for name in changed)
+        names = ", ".join(f"{name}, times the devices" if name == BATCH_SIZE else name for name in changed)
         stop(f"{folder} holds a run with other {what} ({names}): choose another --output-dir")

@@ -100,6 +100,7 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
 
 def upload(trainer: Trainer) -> None:
     """The folder as it is: `Trainer.push_to_hub` would write a card of its own, and needs all processes with FSDP."""
+    trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
     upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=trainer.args.output_dir,

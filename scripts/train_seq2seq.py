@@ -72,7 +72,14 @@ from text_data import (
     read_splits,
 )
 from tokenization import report_unknown, train_tokenizer
-from training import ResumableTrainer, check_training, train_to_the_end, with_validation, write_results
+from training import (
+    ResumableTrainer,
+    check_predictions,
+    check_training,
+    train_to_the_end,
+    with_validation,
+    write_results,
+)
 
 
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
@@ -129,6 +136,7 @@ ARGUMENTS = (DataArguments, ModelArguments, WritingArguments, Seq2SeqTrainingArg
 def check_arguments(data: DataArguments, writing: WritingArguments, training: Seq2SeqTrainingArguments) -> None:
     check_text_arguments(data)
     check_training(training, {*METRICS[data.task]})
+    check_predictions(training)
     limits = {name: getattr(data, name) for name in ("max_source_length", "max_target_length")}
     limits |= {name: getattr(writing, name) for name in ("num_beams", "max_new_tokens")}
     for name, limit in limits.items():

@@ -56,8 +56,6 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         stop("--save-only-model leaves out the optimizer, without which a run cannot go on where it stopped")
     if training.enable_jit_checkpoint:
         stop("--enable-jit-checkpoint saves in the middle of a step, from where a run would not go on to the same end")
-    if training.prediction_loss_only or not training.eval_do_concat_batches:
-        stop("--prediction-loss-only and --eval-do-concat-batches false leave nothing to score")
     if training.ignore_data_skip:
         stop("--ignore-data-skip reads rows again that were read before, so a run would not go on to the same end")
     if training.train_sampling_strategy == "group_by_length" and training.save_strategy not in ("epoch", "no"):
@@ -67,6 +65,12 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         )
     if training.load_best_model_at_end and training.save_total_limit == 1:
         stop("--save-total-limit must be at least 2 with the best model kept: the best checkpoint, and the last one")
+
+
+def check_predictions(training: TrainingArguments) -> None:
+    """Refuse what would leave no predictions to score."""
+    if training.prediction_loss_only or not training.eval_do_concat_batches:
+        stop("--prediction-loss-only and --eval-do-concat-batches false leave no predictions to score")
 
 
 def with_validation(

@@ -26,10 +26,14 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_qrnn import (
     QRNNConfig,
+    QRNNForAudioClassification,
     QRNNForCausalLM,
     QRNNForSequenceClassification,
+    QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
     QRNNModel,
+    QRNNSpeechConfig,
+    QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
 
@@ -183,6 +187,29 @@ def test_gradient_checkpointing_changes_nothing(stack, use_reentrant, make_train
 
     options = {"activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
     torch.testing.assert_close(run(activation_checkpointing=True, **options), run(), rtol=0, atol=0)
+
+
+INPUTS_OF_NUMBERS = {
+    "speech": lambda: (
+        QRNNForAudioClassification(QRNNSpeechConfig(num_mel_bins=4, hidden_size=8)),
+        {"input_features": torch.randn(2, 12, 4), "labels": torch.tensor([0, 1])},
+    ),
+    "time series": lambda: (
+        QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(hidden_size=8, prediction_length=4, patch_length=4)),
+        {"past_values": torch.randn(2, 12, 1), "future_values": torch.randn(2, 4, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS_OF_NUMBERS)
+def test_gradient_checkpointing_of_what_reads_numbers(kind):
+    """Reentrant checkpointing needs a layer that reads the inputs, whose output it makes require a gradient."""
+    model, batch = INPUTS_OF_NUMBERS[kind]()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    adapted = get_peft_model(model, LoraConfig(target_modules=["gate_proj"], r=2)).train()
+    adapted(**batch).loss.backward()
+    gradients = [parameter.grad for parameter in adapted.parameters() if parameter.requires_grad]
+    assert gradients and all(gradient is not None for gradient in gradients)
 
 
 def test_text_in_streams_and_resumption(tmp_path):

@@ -153,7 +153,7 @@ class Interruption(TrainerCallback):
 
 def test_an_interrupted_run_freezes_nothing_for_good(tmp_path):
     """Neither in the model that goes on, nor in another one with the same callback."""
-    unfreezing, recorder, model = GradualUnfreezing(), Recorder(), make_classifier()
+    unfreezing, model = GradualUnfreezing(), make_classifier()
     with pytest.raises(KeyboardInterrupt):
         fine_tune(model, tmp_path, [unfreezing, Interruption()], epochs=1).train()
     for again in (model, make_classifier()):

@@ -104,8 +104,20 @@ def test_what_a_run_writes_is_none_of_its_data(tmp_path):
     assert digest(source, output) != before
 
 
+@pytest.mark.parametrize("path", ["data", "data/text.txt"])
+def test_data_may_lie_in_the_folder_of_the_run(tmp_path, path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    digests = set()
+    for text in ("a", "b"):
+        (folder / "text.txt").write_text(text)
+        digests.add(digest(tmp_path / path, folder))
+    assert len(digests) == 2
+
+
 def test_the_batch_is_that_of_all_devices(tmp_path, monkeypatch):
     """`Trainer` spreads a batch over the devices that one process sees."""
+    monkeypatch.setattr(QRNNTrainingArguments, "n_gpu", 1)
     assert read(tmp_path, "--per-device-train-batch-size", "3")["per_device_train_batch_size"] == 3
     monkeypatch.setattr(QRNNTrainingArguments, "n_gpu", 2)
     assert read(tmp_path, "--per-device-train-batch-size", "3")["per_device_train_batch_size"] == 6

@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, get_token
+from huggingface_hub.utils import filter_repo_objects
 from matplotlib.image import imread
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -167,16 +168,17 @@ def test_the_card_is_pushed_last(run, monkeypatch):
         Path(self.args.output_dir, "README.md").write_text("the card of Trainer")
         calls.append("everything")
 
-    def upload(repo_id, folder_path, **_):
+    def upload(repo_id, folder_path, ignore_patterns, revision, **_):
         assert Path(folder_path, "README.md").read_text() != "the card of Trainer"
-        calls.append(f"{repo_id} by {get_token()}")
+        assert not [*filter_repo_objects(["checkpoint-2/optimizer.pt"], ignore_patterns=ignore_patterns)]
+        calls.append(f"{repo_id} by {get_token()} to {revision}")
 
     monkeypatch.setattr(QRNNTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
     monkeypatch.setattr(QRNNTrainer, "_push_from_checkpoint", lambda self, folder: None)
     monkeypatch.setattr(QRNNTrainer, "push_to_hub", push_all)
     monkeypatch.setattr("results.upload_folder", upload)
-    _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--max-steps", "1")
-    assert calls[-2:] == ["everything", "me/my-model by hf_secret"]
+    _, folder = run("--push-to-hub", "--hub-token", "hf_secret", "--hub-revision", "new", "--max-steps", "1")
+    assert calls[-2:] == ["everything", "me/my-model by hf_secret to new"]
     assert (folder / "README.md").read_text() != "the card of Trainer"
     assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
 

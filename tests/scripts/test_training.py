@@ -26,7 +26,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from modeling_qrnn import QRNNConfig, QRNNForSequenceClassification
 from program_runs import weights_in
-from training import ResumableTrainer, SharedLengthGroups, check_training, train_to_the_end
+from training import ResumableTrainer, SharedLengthGroups, check_predictions, check_training, train_to_the_end
 
 
 def make_arguments(folder: Path | str = "output", **arguments) -> TrainingArguments:
@@ -58,8 +58,6 @@ REFUSED = {
     "no steps": ({"max_steps": 0}, "--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0"),
     "no epochs": ({"num_train_epochs": 0}, "--num-train-epochs must be a number above 0, got 0"),
     "checkpoints within a step": ({"enable_jit_checkpoint": True}, "--enable-jit-checkpoint saves in the middle"),
-    "losses alone": ({"prediction_loss_only": True}, "--prediction-loss-only .* leave nothing to score"),
-    "batches apart": ({"eval_do_concat_batches": False}, "--eval-do-concat-batches false leave nothing to score"),
 }
 
 
@@ -69,6 +67,13 @@ def test_refused(name):
     check_training(make_arguments(), set())
     with pytest.raises(SystemExit, match=message):
         check_training(make_arguments(**arguments), set())
+
+
+@pytest.mark.parametrize("arguments", [{"prediction_loss_only": True}, {"eval_do_concat_batches": False}], ids=str)
+def test_predictions_are_needed(arguments):
+    check_predictions(make_arguments())
+    with pytest.raises(SystemExit, match="leave no predictions to score"):
+        check_predictions(make_arguments(**arguments))
 
 
 def test_the_best_model_is_found_where_the_folder_lies_now(tmp_path):
