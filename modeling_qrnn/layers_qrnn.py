@@ -645,7 +645,8 @@ class QRNN(nn.Module):
     def _forward_packed(self, input, state):
         padded, lengths = pad_packed_sequence(input, batch_first=True)  # the lengths are always on the CPU
         is_ragged = bool((lengths != padded.shape[1]).any())
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device) if is_ragged else None
+        steps = torch.arange(padded.shape[1], device=lengths.device)
+        mask = (steps < lengths[:, None]).to(padded.device) if is_ragged else None
         output, second = self._forward(padded, state, mask)  # the state, or the mask of the shorter output
         if self.is_subsampling:
             lengths = second.sum(dim=1).cpu()

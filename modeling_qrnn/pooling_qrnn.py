@@ -277,7 +277,7 @@ class _Gates(NamedTuple):
     z: torch.Tensor
     f: torch.Tensor  # the forget gate before zoneout and pads, for its derivative
     i: torch.Tensor | None  # likewise the input gate of ifo-pooling
-    o: torch.Tensor | None  # zero at pads
+    o: torch.Tensor | None
     allow: torch.Tensor | float  # what is left of an update: 0 at pads and zoned-out units, 1 - p at evaluation
     keep: torch.Tensor  # factor of c_{t-1}: one at pads and zoned-out units, zero at the start of a segment
     update: torch.Tensor  # factor of z_t: zero at pads and zoned-out units
@@ -309,7 +309,6 @@ def _activate(
         allow = (~zoneout_mask(zoneout_seed, batch_size, seq_len, hidden_size, zoneout)).to(dtype)
     if is_real is not None:
         allow = allow * is_real[..., None].to(dtype)
-        o = o * is_real[..., None] if o is not None else None
 
     forget = (1 - f) * allow
     keep = 1 - forget
@@ -318,7 +317,9 @@ def _activate(
     return _Gates(z, f, i, o, allow, keep, forget if i is None else i * allow)
 
 
-def _scan(keep: torch.Tensor, inputs: torch.Tensor, initial_state: torch.Tensor) -> torch.Tensor:
+def _scan(
+    keep: torch.Tensor, inputs: torch.Tensor, initial_state: torch.Tensor, is_start: torch.Tensor | None
+) -> torch.Tensor:
     """`c_t = keep_t * c_{t-1} + inputs_t` for all t: `(batch, seq_len + 1, hidden)`, the initial state first."""
     states = torch.empty(
         keep.shape[0], keep.shape[1] + 1, keep.shape[2], dtype=initial_state.dtype, device=initial_state.device
@@ -326,9 +327,14 @@ def _scan(keep: torch.Tensor, inputs: torch.Tensor, initial_state: torch.Tensor)
     states[:, 0] = initial_state
     # `unbind` makes all the views at once: indexing inside the loop would cost more than the arithmetic.
     steps = zip(keep.unbind(1), inputs.unbind(1), states.unbind(1)[:-1], states.unbind(1)[1:], strict=True)
-    for keep_t, input_t, previous, current in steps:
-        torch.addcmul(input_t, keep_t, previous, out=current)
+    for t, (keep_t, input_t, previous, current) in enumerate(steps):
+        torch.addcmul(input_t, keep_t, _unless_start(previous, is_start, t), out=current)
     return states
+
+
+def _unless_start(x: torch.Tensor, is_start: torch.Tensor | None, t: int) -> torch.Tensor:
+    """What comes over the border of two steps; at the start of a segment zero, for zero times NaN would be NaN."""
+    return x if is_start is None else x.masked_fill(is_start[:, t, None], 0)
 
 
 def _torch_pooling(
@@ -344,14 +350,11 @@ def _torch_pooling(
     gates = _activate(
         gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
     )
-    states = _scan(gates.keep, gates.update * gates.z, initial_state)
+    states = _scan(gates.keep, gates.update * gates.z, initial_state, is_start)
     c = states[:, 1:]
-    if gates.o is not None:
-        h = gates.o * c
-    elif is_real is not None:
-        h = c.masked_fill(~is_real[..., None], 0)
-    else:
-        h = c
+    h = c if gates.o is None else gates.o * c
+    if is_real is not None:
+        h = h.masked_fill(~is_real[..., None], 0)
     # The outputs of an operator own their memory: `h` and `c_last` must not keep all the states alive.
     c_last = states[:, -1].clone(memory_format=torch.contiguous_format)
     no_checkpoints = initial_state.new_empty(initial_state.shape[0], 0, initial_state.shape[1])
@@ -376,15 +379,15 @@ def _torch_pooling_backward(
         gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
     )
     z, f, i, o, allow, keep, update = gates
-    states = _scan(keep, update * z, initial_state)
+    states = _scan(keep, update * z, initial_state, is_start)
     grad_h = grad_h.to(initial_state.dtype)
     if is_real is not None:
         grad_h = grad_h.masked_fill(~is_real[..., None], 0)  # like what a pad holds, what comes back to it is not seen
     grad_c = grad_h.clone() if o is None else grad_h * o
     grad_c[:, -1] += grad_c_last
-    steps = grad_c.unbind(1)
-    for keep_t, current, previous in zip(keep.unbind(1)[:0:-1], steps[:0:-1], steps[-2::-1], strict=True):
-        previous.addcmul_(keep_t, current)
+    steps, keeps = grad_c.unbind(1), keep.unbind(1)
+    for t in range(len(steps) - 1, 0, -1):
+        steps[t - 1].addcmul_(keeps[t], _unless_start(steps[t], is_start, t))
 
     grad_keep = grad_c * states[:, :-1]
     if is_start is not None:
@@ -401,6 +404,8 @@ def _torch_pooling_backward(
     if i is not None:
         gradients["i"] = allow * grad_update * i * (1 - i)
     grad_logits = torch.cat([gradients[gate].to(gate_logits.dtype) for gate in GATES[pooling]], dim=-1)
+    if is_real is not None:
+        grad_logits = grad_logits.masked_fill(~is_real[..., None], 0)
     grad_state = keep[:, 0] * grad_c[:, 0]
     faintest = _FAINTEST_GRADIENTS[initial_state.dtype]
     return hardshrink(grad_logits, faintest).contiguous(), hardshrink(grad_state, faintest).contiguous()
@@ -456,6 +461,10 @@ _OPTIONS = "str pooling, str candidate_activation, float zoneout"
 _MARKS = "Tensor? is_real, Tensor? is_start, Tensor? zoneout_seed"
 
 
+def _pool_by_the_loop(marks, options, gate_logits, initial_state):
+    return _reference_pooling(gate_logits, initial_state, *marks, *options)
+
+
 def _define(
     name: str, version: int, forward: Callable, backward: Callable, checkpoint_steps: int | None
 ) -> _Operators:
@@ -484,6 +493,11 @@ def _define(
         ctx.mark_non_differentiable(output[2])
 
     def differentiate(ctx, grad_h, grad_c_last, _):
+        if _is_transformed(grad_h, grad_c_last):
+            gate_logits, initial_state, _, *marks = ctx.saved_tensors
+            pool = functools.partial(_pool_by_the_loop, marks, ctx.options)
+            grads = torch.func.vjp(pool, gate_logits, initial_state)[1]((grad_h, grad_c_last))
+            return *grads, None, None, None, None, None, None
         backward_operator = getattr(torch.ops.modeling_qrnn, backward_name)
         grads = backward_operator(grad_h, grad_c_last, *ctx.saved_tensors, *ctx.options)
         return *grads, None, None, None, None, None, None
@@ -556,15 +570,21 @@ _RUN: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
 }
 
 
+@torch.compiler.assume_constant_result
+def _transforms_are_active() -> bool:
+    """In a traced graph a constant: it is traced anew under other transforms."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def _is_transformed(*tensors: torch.Tensor) -> bool:
     """Whether a transform of `torch.func` or forward-mode differentiation is under way.
 
     The former refuse the gradients of a custom operator, and it would answer the latter with zeros.
     """
+    if _transforms_are_active():
+        return True
     if torch.compiler.is_compiling():
         return False
-    if torch._C._are_functorch_transforms_active():
-        return True
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
@@ -825,4 +845,4 @@ def recurrent_states(
     gates = _activate(
         gate_logits, initial_state.dtype, is_real, is_start, None, pooling, candidate_activation, zoneout
     )
-    return _scan(gates.keep, gates.update * gates.z, initial_state)[:, 1:]
+    return _scan(gates.keep, gates.update * gates.z, initial_state, is_start)[:, 1:]

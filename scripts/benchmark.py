@@ -408,7 +408,8 @@ def differentiated(
 
 def free_bytes(device: str) -> int:
     if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
     available = first_match(r"^MemAvailable:\s*(\d+) kB", "/proc/meminfo")
     return int(available) * 1024 if available else sys.maxsize
 
@@ -503,7 +504,7 @@ def verify_backend(backend: str | None, dtype: torch.dtype, device: str) -> None
 
 
 def verify_at_size(backend: str, gate_logits: torch.Tensor, grad_h: torch.Tensor, pooling: str) -> None:
-    """The tensor that is timed, on its first and last row and channels: each channel of each row stands alone."""
+    """A tensor of the size that is timed, on its first and last row and channels: each channel stands alone."""
     batch_size, _, hidden_size = grad_h.shape
     rows = torch.tensor(sorted({0, batch_size - 1}), device=grad_h.device)
     channels = torch.tensor(sorted({*range(hidden_size)[:16], *range(hidden_size)[-16:]}), device=grad_h.device)

@@ -300,6 +300,51 @@ def test_forward_mode_derivatives():
             slope(backend)
 
 
+def tangents_of_gradients(wanted: torch.Tensor, outputs: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
+    """Of what comes back for some seeds, along these: by forward mode, and by `torch.func`."""
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(seeds, seeds)
+        (gradient,) = torch.autograd.grad(outputs, wanted, dual, retain_graph=True)
+        first = torch.autograd.forward_ad.unpack_dual(gradient).tangent
+
+    def back(seeds):
+        return torch.autograd.grad(outputs, wanted, seeds, retain_graph=True)[0]
+
+    return [first, torch.func.jvp(back, (seeds,), (seeds,))[1]]
+
+
+@pytest.mark.parametrize("backend", [None, *BACKENDS])
+def test_forward_mode_over_the_gradient(backend):
+    """A gradient is linear in what comes back: its derivative along that is the gradient itself."""
+    gate_logits = draw()[0].requires_grad_()
+    h, _ = recurrent_pooling(gate_logits, backend=backend)
+    seeds = torch.randn_like(h)
+    expected = torch.autograd.grad(h, gate_logits, seeds, retain_graph=True)[0]
+    for tangent in tangents_of_gradients(gate_logits, h, seeds):
+        torch.testing.assert_close(tangent, expected)
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compiled_derivatives(compiler):
+    """Of a transform in a graph, and of a graph in a transform that was compiled without."""
+    gate_logits, _ = draw()
+    direction = torch.randn_like(gate_logits)
+
+    def pool(x):
+        return recurrent_pooling(x)[0]
+
+    def along(pool, x, direction):
+        return torch.func.jvp(pool, (x,), (direction,))[1]
+
+    expected = along(pool, gate_logits, direction)
+    assert expected.any()
+    compiled = torch.compile(partial(along, pool), backend=compiler)
+    torch.testing.assert_close(compiled(gate_logits, direction), expected)
+    compiled = torch.compile(pool, backend=compiler)
+    torch.testing.assert_close(compiled(gate_logits), pool(gate_logits))
+    torch.testing.assert_close(along(compiled, gate_logits, direction), expected)
+
+
 def test_gradients_of_each_sample():
     gate_logits, state = draw()
 
@@ -372,6 +417,37 @@ class TestPads:
             )
             torch.testing.assert_close(h[:, start:end], alone[0], rtol=0, atol=1e-12)
         torch.testing.assert_close(c_last, alone[1], rtol=0, atol=1e-12)
+
+    def test_what_is_no_number_stays_in_its_segment(self, pooling, backend):
+        """In both directions, and zero times it is not what the next segment sees."""
+        segments = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
+
+        def pool(logits, seeds):
+            logits = logits.clone().requires_grad_()
+            h, c_last = recurrent_pooling(logits, pooling=pooling, segment_ids=segments, backend=backend)
+            return h.detach(), c_last.detach(), torch.autograd.grad((h, c_last), logits, (seeds, c_last))[0]
+
+        logits, _ = draw(pooling, (1, 7, 3))
+        seeds = torch.randn(1, 7, 3, dtype=torch.float64)
+        h, c_last, gradient = pool(logits, seeds)
+        faulty = logits.clone()
+        faulty[0, 1, 0] = math.nan
+        actual = pool(faulty, seeds)
+        torch.testing.assert_close(
+            (actual[0][:, 4:], actual[1], actual[2][:, 4:]), (h[:, 4:], c_last, gradient[:, 4:])
+        )
+        actual = pool(logits, seeds.index_fill(1, torch.tensor([5]), math.nan))
+        torch.testing.assert_close(actual[2][:, :4], gradient[:, :4])
+
+    def test_an_infinite_state_does_not_show_at_pads(self, pooling, backend):
+        gate_logits, state = (x.requires_grad_() for x in draw(pooling, (1, 5, 3)))
+        is_real = torch.tensor([[1, 0, 0, 1, 1]])
+        with torch.no_grad():
+            state[0, 0] = math.inf
+        h, _ = recurrent_pooling(gate_logits, state, pooling=pooling, attention_mask=is_real, backend=backend)
+        assert not h[:, 1:3].any()
+        (gradient,) = torch.autograd.grad(h, gate_logits, torch.ones_like(h))
+        assert not gradient[:, 1:3].any()
 
 
 @with_dtypes([None, *BACKENDS])
