@@ -13,7 +13,7 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, cast
@@ -332,7 +332,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             self._check_input_ids(input_ids, prefix)
             inputs_embeds = self.embed_tokens(input_ids)
             if self.training and self.config.embedding_dropout:
-                words = inputs_embeds.new_ones(self.embed_tokens.num_embeddings, 1)
+                words = inputs_embeds.new_ones(self._num_embeddings, 1)
                 inputs_embeds = inputs_embeds * dropout(words, self.config.embedding_dropout)[input_ids]
             return inputs_embeds
         if inputs_embeds is not None and input_ids is None:
@@ -342,6 +342,12 @@ class QRNNPreTrainedModel(PreTrainedModel):
             f"You must specify exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`, got "
             f"{'neither' if input_ids is None else 'both'}"
         )
+
+    @property
+    def _num_embeddings(self) -> int:
+        """Rows of the embedding matrix, around which an adapter may be."""
+        table: Any = self.embed_tokens
+        return getattr(table, "base_layer", table).num_embeddings
 
     def _check_inputs_embeds(self, inputs_embeds: torch.Tensor, prefix: str) -> None:
         width = self.config.input_size
@@ -361,10 +367,10 @@ class QRNNPreTrainedModel(PreTrainedModel):
         # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
         if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
             low, high = (int(bound) for bound in torch.aminmax(input_ids))
-            if low < 0 or high >= self.embed_tokens.num_embeddings:
+            if low < 0 or high >= self._num_embeddings:
                 raise ValueError(
                     f"`{prefix}input_ids` must lie between 0 and vocab_size - 1 = "
-                    f"{self.embed_tokens.num_embeddings - 1}, got values from {low} to {high}"
+                    f"{self._num_embeddings - 1}, got values from {low} to {high}"
                 )
 
     def _check_cache(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> None:
@@ -598,6 +604,21 @@ def drop_labels_after_pads(
     """
     is_real = token_mask(attention_mask, *labels.shape)
     return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), ignore_index)
+
+
+def gathers_shards(generate: Callable) -> Callable:
+    """A `generate` that calls parts of the model: of itself FSDP2 gathers the weights for calls of the whole alone."""
+
+    @wraps(generate)
+    def gathered(self, *args, **kwargs):
+        if not hasattr(self, "unshard") or "generate" in vars(self):
+            return generate(self, *args, **kwargs)
+        from torch.distributed.fsdp import register_fsdp_forward_method  # not in a torch without torch.distributed
+
+        register_fsdp_forward_method(self, "generate")
+        return self.generate(*args, **kwargs)
+
+    return gathered
 
 
 class QRNNGenerationMixin(GenerationMixin):
@@ -943,6 +964,33 @@ def read_out(
     return torch.cat([forward[rows, last], backward[rows, first]], dim=-1)
 
 
+def check_chunk(
+    config: QRNNClassifierConfig,
+    cache: Cache | None,
+    attention_mask: torch.Tensor | None,
+    inputs: torch.Tensor | None,
+) -> None:
+    """Refuse a chunk that goes on from a cache if its outputs do not tell what those of the whole sequences would."""
+    layers = getattr(cache, "layers", [])
+    if not layers or not getattr(layers[0], "has_previous_state", [False])[0]:
+        return
+    if config.classifier_pooling != "last":
+        raise ValueError(
+            f"`cache` must be empty with classifier_pooling={config.classifier_pooling!r}: what is read out "
+            "are the outputs of the whole sequence, and a state does not hold them"
+        )
+    if inputs is None or inputs.dim() < 2:  # which the model refuses
+        return
+    is_real = token_mask(attention_mask, *inputs.shape[:2])
+    if is_real is None or is_real.device.type != "cpu" or is_tracing(is_real):  # others would wait for the device
+        return
+    if not bool(is_real.any(dim=1).all()):
+        raise ValueError(
+            "`attention_mask` must show a real token in each row of a chunk that goes on from a `cache`: the last "
+            "output of a row of pads lies before it, and a state does not hold it"
+        )
+
+
 def make_classifier(config: QRNNClassifierConfig, width: int) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     drop, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
@@ -1010,9 +1058,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             ValueError: as `QRNNModel`, and for a chunk that goes on from a cache, if the read-out is of more than the
                 last token, or (on a CPU) a row of the chunk has only pads.
         """
-        layers = getattr(cache, "layers", [])
-        if layers and getattr(layers[0], "has_previous_state", [False])[0]:
-            self._check_chunk(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
+        check_chunk(self.config, cache, attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -1037,24 +1083,6 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
-
-    def _check_chunk(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor | None) -> None:
-        """Refuse a chunk whose outputs do not tell what those of the whole sequences would."""
-        if self.config.classifier_pooling != "last":
-            raise ValueError(
-                f"`cache` must be empty with classifier_pooling={self.config.classifier_pooling!r}: what is read out "
-                "are the outputs of the whole sequence, and a state does not hold them"
-            )
-        if tokens is None or tokens.dim() < 2:  # which the model refuses
-            return
-        is_real = token_mask(attention_mask, *tokens.shape[:2])
-        if is_real is None or is_real.device.type != "cpu" or is_tracing(is_real):  # others would wait for the device
-            return
-        if not bool(is_real.any(dim=1).all()):
-            raise ValueError(
-                "`attention_mask` must show a real token in each row of a chunk that goes on from a `cache`: the last "
-                "output of a row of pads lies before it, and a state does not hold it"
-            )
 
 
 class QRNNForTokenClassification(QRNNPreTrainedModel):

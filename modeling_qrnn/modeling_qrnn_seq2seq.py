@@ -14,6 +14,7 @@
 """PyTorch QRNN encoder-decoder (Bradbury et al. 2017, section 2.1 and figure 2), for translation and summarization."""
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.generation import LogitsProcessor
+from transformers.generation import GenerationMixin, LogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -46,6 +47,7 @@ from .modeling_qrnn import (
     QRNNPreTrainedModel,
     check_token_labels,
     chunk_mask,
+    gathers_shards,
     make_lm_head,
     make_norm,
     make_projection,
@@ -604,6 +606,11 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
 
         # Initialize weights and apply final processing
         self.post_init()
+
+    @gathers_shards
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        return super().generate(*args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to predict the labels (teacher forcing).

@@ -35,6 +35,7 @@ from .modeling_qrnn import (
     QRNNBlock,
     QRNNDropout,
     QRNNPreTrainedModel,
+    check_chunk,
     check_sequence_labels,
     chunk_mask,
     make_classifier,
@@ -417,8 +418,10 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
             `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
-            ValueError: as `QRNNSpeechModel`.
+            ValueError: as `QRNNSpeechModel`, and for a chunk that goes on from a cache, if the read-out is of more
+                than the last step, or (on a CPU) a row of the chunk has only pads.
         """
+        check_chunk(self.config, cache, attention_mask, input_features)
         outputs: BaseModelOutputWithPast = self.model(
             input_features=input_features,
             attention_mask=attention_mask,

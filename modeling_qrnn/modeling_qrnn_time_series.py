@@ -39,7 +39,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNTimeSeriesConfig
-from .modeling_qrnn import QRNNBlock, QRNNDropout, QRNNPreTrainedModel, chunk_mask, make_norm
+from .modeling_qrnn import QRNNBlock, QRNNDropout, QRNNPreTrainedModel, chunk_mask, gathers_shards, make_norm
 from .pooling_qrnn import state_dtype
 
 
@@ -204,7 +204,8 @@ class QRNNPatchEmbedding(nn.Module):
         patches = torch.cat(parts, dim=2).unflatten(1, (-1, self.patch_length)).flatten(2)
         embedded = self.proj(patches.to(self.proj.weight.dtype))
         if self.channels is not None:
-            embedded = embedded + self.channels.weight.repeat(batch_size, 1)[:, None]
+            vectors = self.channels(torch.arange(channels, device=embedded.device))
+            embedded = embedded + vectors.repeat(batch_size, 1)[:, None]
         return embedded, has_begun[:, self.patch_length - 1 :: self.patch_length]
 
 
@@ -313,7 +314,13 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
             raise ValueError("`loc` and `scale` must be given together, got one of them")
         if loc is None:
             loc, scale = self.scaler(values, is_observed)
-        scale = cast(torch.Tensor, scale)
+        loc, scale = cast(torch.Tensor, loc), cast(torch.Tensor, scale)
+        expected = values.shape[0], values.shape[2]
+        if (tuple(loc.shape), tuple(scale.shape)) != (expected, expected):
+            raise ValueError(
+                f"`loc` and `scale` must have the shape (batch, channels) = {expected}, got {tuple(loc.shape)} and "
+                f"{tuple(scale.shape)}"
+            )
         rows = self.embedding.num_rows(values)
         self._check_cache(cache, use_cache, rows)
         is_continued = cache is not None and cache.layers[0].has_previous_state[0]
@@ -537,6 +544,7 @@ class QRNNTimeSeriesGenerationMixin:
         """Not tokens, which is what Transformers asks."""
         return False
 
+    @gathers_shards
     @torch.no_grad()
     def generate(
         self,
@@ -612,7 +620,7 @@ class QRNNTimeSeriesGenerationMixin:
                 read = None if features is None else features[:, start - patch_length : start]
                 step = {"cache": cache, "loc": loc, "scale": scale, "use_cache": True}
                 hidden_states = self.model(patches[-1], None, read, **step).last_hidden_state
-            params = self._params(self._patches(hidden_states), *loc.shape)
+            params = self._params(self._patches(hidden_states), loc)
             patches.append(self.output.sample(params, loc[:, None], scale[:, None]))
         return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
 
@@ -742,8 +750,8 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         if self.covariate_head is not None:
             features = future_time_features.to(raw.dtype)
             features = features.repeat_interleave(raw.shape[0] // features.shape[0], dim=0)
-            raw = raw + self.covariate_head(state.squeeze(1), features)
-        return outputs, self._params(raw, *outputs.loc.shape)
+            raw = raw + self.covariate_head(state.squeeze(1), features).to(raw.device)
+        return outputs, self._params(raw, outputs.loc)
 
     def _forecast_patches(self, values, is_observed, future, features: tuple, **kwargs):
         """Each patch from the state after the values before it, which are given (teacher forcing)."""
@@ -760,14 +768,14 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         read = self._coming_features(past_features, future_features, past_length + n_read)
         outputs = self.model(values, is_observed, read, loc=loc, scale=scale, use_cache=False, **kwargs)
         hidden_states = outputs.last_hidden_state[:, -1 - n_read // patch_length :]
-        params = self._params(self._patches(hidden_states), *loc.shape)
+        params = self._params(self._patches(hidden_states), loc)
         return outputs, tuple(param[:, :length] for param in params)
 
     def _coming_features(self, past, future, length: int) -> torch.Tensor | None:
         """At each value the covariates of the one that is a patch ahead: what is known of the patch to forecast."""
         if past is None:
             return None
-        features = torch.cat([past, future.to(past.dtype)], dim=1)[:, self.config.patch_length :]
+        features = torch.cat([past, future], dim=1)[:, self.config.patch_length :]
         return F.pad(features, (0, 0, 0, max(0, length - features.shape[1])))[:, :length]
 
     def _patches(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -775,11 +783,11 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         raw = self.head(self.dropout(hidden_states))
         return raw.unflatten(2, (self.config.patch_length, -1)).flatten(1, 2)
 
-    def _params(self, raw: torch.Tensor, batch_size: int, channels: int) -> tuple[torch.Tensor, ...]:
-        """`(rows, length, width)` to parameters `(batch, length, channels)`, in float32 or float64."""
-        raw = raw.to(state_dtype(raw.dtype)).unflatten(2, (self.row_channels, -1))
+    def _params(self, raw: torch.Tensor, loc: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(rows, length, width)` to parameters `(batch, length, channels)`, in float32 or float64; where `loc` is."""
+        raw = raw.to(loc.device, state_dtype(raw.dtype)).unflatten(2, (self.row_channels, -1))
         if self.config.channel_mode == "independent":
-            raw = raw.squeeze(2).unflatten(0, (batch_size, channels)).transpose(1, 2)
+            raw = raw.squeeze(2).unflatten(0, loc.shape).transpose(1, 2)
         return self.output.params(raw)
 
     @staticmethod

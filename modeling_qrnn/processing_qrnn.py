@@ -60,7 +60,7 @@ class QRNNProcessor(Wav2Vec2Processor):
 
         Args:
             examples: of `input_features` `(num_frames, feature_size)`, or `(1, num_frames, feature_size)` as they
-                come from a call, and `labels`, a list of tokens.
+                come from a call, and `labels`, a list of tokens. What `attention_mask` says are pads is left out.
 
         Returns:
             `input_features` `(batch, num_frames, feature_size)` float32, `attention_mask` `(batch, num_frames)` and
@@ -69,7 +69,7 @@ class QRNNProcessor(Wav2Vec2Processor):
         Raises:
             ValueError: for an example of several recordings.
         """
-        features = [{"input_features": single(example["input_features"])} for example in examples]
+        features = [{"input_features": real_frames(example)} for example in examples]
         batch = self.feature_extractor.pad(features, return_tensors="pt")
         texts = self.tokenizer.pad([{"input_ids": example["labels"]} for example in examples], return_tensors="pt")
         batch["labels"] = texts["input_ids"].masked_fill(texts["attention_mask"] == 0, -100)
@@ -87,12 +87,15 @@ class QRNNProcessor(Wav2Vec2Processor):
         return QRNNStreamingTranscriber(model, self)
 
 
-def single(input_features: Any) -> np.ndarray:
-    """`(num_frames, feature_size)` of one recording, which a call puts into a batch of its own."""
-    features = np.asarray(input_features)
+def real_frames(example: Mapping[str, Any]) -> np.ndarray:
+    """`(num_frames, feature_size)` of one recording, which a call puts into a batch of its own, without pads."""
+    features = np.asarray(example["input_features"])
     if features.ndim == 3 and len(features) != 1:
         raise ValueError(f"`input_features` must be those of one recording in each example, got {len(features)}")
-    return features[0] if features.ndim == 3 else features
+    features = features.reshape(-1, features.shape[-1])
+    if example.get("attention_mask") is None:
+        return features
+    return features[np.asarray(example["attention_mask"]).reshape(-1) != 0]
 
 
 __all__ = ["QRNNProcessor"]

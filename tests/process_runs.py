@@ -34,14 +34,19 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from accelerate.utils.other import get_free_port
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing import start_processes
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from modeling_qrnn import (
     QRNNConfig,
     QRNNForCausalLM,
+    QRNNForConditionalGeneration,
     QRNNForMaskedLM,
+    QRNNForTimeSeriesPrediction,
     QRNNForTokenClassification,
+    QRNNSeq2SeqConfig,
+    QRNNTimeSeriesConfig,
 )
 from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments
 from program_runs import write_rows
@@ -212,9 +217,47 @@ def compare(expected, saved: Path, kind: str) -> dict[str, float]:
     return result
 
 
+SPECIAL = {"pad_token_id": 0, "decoder_start_token_id": 1, "eos_token_id": 2}
+SOURCE, SERIES = torch.arange(3, 15).view(2, 6), torch.arange(24.0).view(2, 12).sin()
+GENERATORS = {  # a model, what it generates from, and a batch to train on
+    "translator": (
+        lambda: QRNNForConditionalGeneration(QRNNSeq2SeqConfig(vocab_size=VOCAB_SIZE, hidden_size=16, **SPECIAL)),
+        {"inputs": SOURCE, "max_new_tokens": 5, "num_beams": 2},
+        {"input_ids": SOURCE, "labels": SOURCE},
+    ),
+    "forecaster": (
+        lambda: QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(hidden_size=16, horizon="autoregressive")),
+        {"past_values": SERIES, "prediction_length": 12, "seed": 0},
+        {"past_values": SERIES, "future_values": SERIES},
+    ),
+}
+
+
+def generate_from_shards(folder: Path) -> None:
+    """What models generate that call parts of themselves: whole, sharded, and after a step of training."""
+    dist.init_process_group("gloo")
+    results = {}
+    for name, (make, inputs, batch) in GENERATORS.items():
+        torch.manual_seed(0)
+        model = make()
+        generated = [model.eval().generate(**inputs)]
+        for block in model.modules():
+            if type(block).__name__ in model._no_split_modules:
+                fully_shard(block)
+        fully_shard(model)
+        generated.append(model.generate(**inputs))
+        model.train()(**batch).loss.backward()
+        generated.append(model.eval().generate(**inputs))
+        sequences = [getattr(output, "sequences", output) for output in generated]
+        results[name] = [(sequence - sequences[0]).abs().max().item() for sequence in sequences]
+    if dist.get_rank() == 0:
+        (folder / "generated.json").write_text(json.dumps(results))
+
+
 def distribute_in_all_ways(folder: Path) -> None:
     for kind in ("tp", "pp", "fsdp"):
         start(2, distribute, folder, kind)
+    start(2, generate_from_shards, folder)
 
 
 # The programs

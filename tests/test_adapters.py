@@ -212,6 +212,32 @@ def test_gradient_checkpointing_of_what_reads_numbers(kind):
     assert gradients and all(gradient is not None for gradient in gradients)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_embeddings_may_be_adapted(dropout):
+    model = make_model(embedding_dropout=dropout)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens"], r=2)).train()
+    ids = torch.tensor([[1, 2, 3]])
+    adapted(ids, labels=ids).loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in adapted.parameters())
+    with pytest.raises(ValueError, match="`input_ids` must lie between 0 and vocab_size - 1 = 29"):
+        adapted(torch.tensor([[VOCAB_SIZE]]))
+
+
+def test_what_tells_series_apart_may_be_adapted():
+    config = QRNNTimeSeriesConfig(hidden_size=8, prediction_length=4, num_input_channels=2, channel_embedding=True)
+    adapted = get_peft_model(
+        QRNNForTimeSeriesPrediction(config),
+        LoraConfig(target_modules=["channels"], r=2, init_lora_weights=False),
+    ).eval()
+    past = torch.randn(2, 12, 2)
+    with torch.no_grad():
+        actual = adapted(past_values=past).prediction_outputs
+        with adapted.disable_adapter():
+            assert (adapted(past_values=past).prediction_outputs - actual).abs().max() > 1e-4
+        merged = adapted.merge_and_unload()
+        torch.testing.assert_close(merged(past_values=past).prediction_outputs, actual)
+
+
 def test_text_in_streams_and_resumption(tmp_path):
     """`QRNNTrainer` carries the state through a model in a wrapper, and goes on from a checkpoint of the adapter."""
     text = torch.randint(VOCAB_SIZE, (300,), generator=torch.Generator().manual_seed(0))

@@ -458,3 +458,19 @@ def test_saved_is_loaded(redraw, auto_class, model_class, tmp_path):
     assert type(loaded) is model_class
     assert torch.equal(loaded(frames, attention_mask=MASK)[0], model(frames, attention_mask=MASK)[0])
     assert type(auto_class.from_config(model.config)) is model_class
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "concat"])
+def test_only_the_last_step_can_be_read_chunk_by_chunk(pooling, redraw):
+    model = make(redraw, QRNNForAudioClassification, stride=2, classifier_pooling=pooling)
+    frames, mask = draw(2, 12), torch.ones(2, 12, dtype=torch.long)
+    cache = model(frames[:, :6], use_cache=True).cache
+    if pooling != "last":
+        with pytest.raises(ValueError, match=f"`cache` must be empty with classifier_pooling='{pooling}'"):
+            model(frames[:, 6:], cache=cache)
+        return
+    mask[1, 6:] = 0
+    with pytest.raises(ValueError, match="`attention_mask` must show a real token in each row"):
+        model(frames[:, 6:], attention_mask=mask[:, 6:], cache=cache)
+    torch.testing.assert_close(model(frames[:, 6:], cache=cache).logits, model(frames).logits)

@@ -794,3 +794,18 @@ def test_mistakes_of_chunks(make_model):
         model(PAST, cache=DynamicCache())
     with pytest.raises(ValueError, match="`loc` and `scale` must be given together"):
         model(PAST, loc=PAST[:, 0])
+    for wrong in (PAST[:, 0, 0], PAST[:1, 0], PAST[:, :1]):
+        with pytest.raises(ValueError, match=r"`loc` and `scale` must have the shape \(batch, channels\)"):
+            model(PAST, loc=wrong, scale=wrong)
+
+
+@torch.no_grad()
+def test_covariates_of_the_future_are_read_as_they_are(make_model):
+    """Whatever the type of those of the past."""
+    model = make_model(horizon="autoregressive", patch_length=2, num_time_features=1, num_input_channels=1)
+    past, hours = torch.randn(1, 8, 1, dtype=torch.float64), torch.arange(8)[None, :, None]
+    future = torch.tensor([[[0.9], [0.9]]], dtype=torch.float64)
+    close(
+        model(past, past_time_features=hours, future_time_features=future).prediction_outputs,
+        model(past, past_time_features=hours.double(), future_time_features=future).prediction_outputs,
+    )

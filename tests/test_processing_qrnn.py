@@ -91,6 +91,12 @@ def test_collate(processor):
 
     called = [processor(audio=speak(text), sampling_rate=RATE, text=text) for text in texts]
     assert all(torch.equal(value, batch[name]) for name, value in processor.collate(called).items())
+    padded = processor(audio=[speak(text) for text in texts], sampling_rate=RATE, padding="max_length", max_length=99)
+    rows = [
+        {"input_features": features, "attention_mask": mask, "labels": example["labels"]}
+        for features, mask, example in zip(*padded.values(), examples, strict=True)
+    ]
+    assert all(torch.equal(value, batch[name]) for name, value in processor.collate(rows).items())
     pair = processor(audio=[speak("a"), speak("b")], sampling_rate=RATE, text=["a", "b"])
     with pytest.raises(ValueError, match="`input_features` must be those of one recording in each example, got 2"):
         processor.collate([pair])

@@ -168,6 +168,11 @@ def test_distributed_model_equals_the_whole(kind, runs):
         assert result.get("share", 0.5) < 0.6, name  # of the weights, in the first of two processes
 
 
+@pytest.mark.parametrize("name", ["translator", "forecaster"])
+def test_shards_generate_as_the_whole(name, runs):
+    assert max(json.loads((runs / "generated.json").read_text())[name]) < 1e-5
+
+
 # Launched
 
 
