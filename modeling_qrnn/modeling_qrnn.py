@@ -48,6 +48,12 @@ from .layers_qrnn import QRNNLayer, dropout
 from .pooling_qrnn import state_dtype, token_mask
 
 
+def can_be_looked_at(tensor: torch.Tensor) -> bool:
+    """Whether its values are at hand: on an accelerator a look would wait for the device at each step."""
+    is_traced = is_tracing(tensor) or torch._C._are_functorch_transforms_active()
+    return tensor.device.type == "cpu" and not is_traced
+
+
 def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
     """`token_mask` without masks that hide nothing, for the unmasked path is faster.
 
@@ -332,7 +338,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
             self._check_input_ids(input_ids, prefix)
             inputs_embeds = self.embed_tokens(input_ids)
             if self.training and self.config.embedding_dropout:
-                words = inputs_embeds.new_ones(self._num_embeddings, 1)
+                words = inputs_embeds.new_ones(self.embed_tokens.weight.shape[0], 1)
                 inputs_embeds = inputs_embeds * dropout(words, self.config.embedding_dropout)[input_ids]
             return inputs_embeds
         if inputs_embeds is not None and input_ids is None:
@@ -342,12 +348,6 @@ class QRNNPreTrainedModel(PreTrainedModel):
             f"You must specify exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`, got "
             f"{'neither' if input_ids is None else 'both'}"
         )
-
-    @property
-    def _num_embeddings(self) -> int:
-        """Rows of the embedding matrix, around which an adapter may be."""
-        table: Any = self.embed_tokens
-        return getattr(table, "base_layer", table).num_embeddings
 
     def _check_inputs_embeds(self, inputs_embeds: torch.Tensor, prefix: str) -> None:
         width = self.config.input_size
@@ -364,13 +364,14 @@ class QRNNPreTrainedModel(PreTrainedModel):
             )
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"`{prefix}input_ids` must be int64 or int32, got {input_ids.dtype}")
-        # On an accelerator this would wait for the device at each step; its embedding kernel refuses the ids itself.
-        if input_ids.device.type == "cpu" and input_ids.numel() and not is_tracing(input_ids):
+        # An accelerator's embedding kernel refuses the ids itself.
+        if can_be_looked_at(input_ids) and input_ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(input_ids))
-            if low < 0 or high >= self._num_embeddings:
+            num_embeddings = self.embed_tokens.weight.shape[0]  # an adapter around them has no other number
+            if low < 0 or high >= num_embeddings:
                 raise ValueError(
-                    f"`{prefix}input_ids` must lie between 0 and vocab_size - 1 = "
-                    f"{self._num_embeddings - 1}, got values from {low} to {high}"
+                    f"`{prefix}input_ids` must lie between 0 and vocab_size - 1 = {num_embeddings - 1}, "
+                    f"got values from {low} to {high}"
                 )
 
     def _check_cache(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> None:
@@ -541,7 +542,7 @@ class QRNNModel(QRNNPreTrainedModel):
                 "`cu_seq_lens_q` must have the shape (sequences + 1,) and come with a batch of 1, "
                 f"got {tuple(cu_seq_lens.shape)} and a batch of {batch_size}"
             )
-        if cu_seq_lens is not None and cu_seq_lens.device.type == "cpu" and not is_tracing(cu_seq_lens):
+        if cu_seq_lens is not None and can_be_looked_at(cu_seq_lens):
             first, last = int(cu_seq_lens[0]), int(cu_seq_lens[-1])
             if (first, last) != (0, seq_len):
                 raise ValueError(f"`cu_seq_lens_q` must go from 0 to seq_len = {seq_len}, got {first} to {last}")
@@ -576,11 +577,10 @@ def check_token_labels(
 
 
 def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -100, name: str = "labels") -> None:
-    """Refuse labels that no logit stands for."""
+    """Refuse labels of another type, or that no logit stands for."""
     if labels.dtype != torch.int64:
         raise ValueError(f"`{name}` must be int64, got {labels.dtype}")
-    # On an accelerator this would wait for the device at each step; its kernel of the loss refuses the labels itself.
-    if labels.device.type == "cpu" and not is_tracing(labels):
+    if can_be_looked_at(labels):  # an accelerator's kernel of the loss refuses them itself
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_labels))]
         if len(wrong):
             raise ValueError(
@@ -607,7 +607,10 @@ def drop_labels_after_pads(
 
 
 def gathers_shards(generate: Callable) -> Callable:
-    """A `generate` that calls parts of the model: of itself FSDP2 gathers the weights for calls of the whole alone."""
+    """A `generate` that calls parts of the model: of itself FSDP2 gathers the weights for calls of the whole alone.
+
+    The model must be the root that was sharded; for a wrapper around it `register_fsdp_forward_method` is the way.
+    """
 
     @wraps(generate)
     def gathered(self, *args, **kwargs):
@@ -982,12 +985,10 @@ def check_chunk(
     if inputs is None or inputs.dim() < 2:  # which the model refuses
         return
     is_real = token_mask(attention_mask, *inputs.shape[:2])
-    if is_real is None or is_real.device.type != "cpu" or is_tracing(is_real):  # others would wait for the device
-        return
-    if not bool(is_real.any(dim=1).all()):
+    if is_real is not None and can_be_looked_at(is_real) and not bool(is_real.any(dim=1).all()):
         raise ValueError(
-            "`attention_mask` must show a real token in each row of a chunk that goes on from a `cache`: the last "
-            "output of a row of pads lies before it, and a state does not hold it"
+            "`attention_mask` must show a real token or frame in each row of a chunk that goes on from a `cache`: the "
+            "last output of a row of pads lies before it, and a state does not hold it"
         )
 
 

@@ -425,6 +425,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         is_real = chunk_mask(attention_mask, batch_size, target_len)
         encoder_mask = source_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2])
 
+        # Whether these are embeddings of tokens, or anything, is not known here.
         hidden_states = self.dropout(self.embed_proj(zero_at_pads(inputs_embeds, is_real)))
         for index, block in enumerate(self.layers):
             # Layer by layer if there are as many in the encoder; otherwise the last ones face each other.

@@ -326,15 +326,23 @@ def _scan(
     )
     states[:, 0] = initial_state
     # `unbind` makes all the views at once: indexing inside the loop would cost more than the arithmetic.
-    steps = zip(keep.unbind(1), inputs.unbind(1), states.unbind(1)[:-1], states.unbind(1)[1:], strict=True)
-    for t, (keep_t, input_t, previous, current) in enumerate(steps):
-        torch.addcmul(input_t, keep_t, _unless_start(previous, is_start, t), out=current)
+    steps = [*zip(keep.unbind(1), inputs.unbind(1), states.unbind(1)[:-1], states.unbind(1)[1:], strict=True)]
+    for begins, (keep_t, input_t, previous, current) in zip(_beginnings(is_start, len(steps)), steps, strict=True):
+        torch.addcmul(input_t, keep_t, previous if begins is None else previous.masked_fill(begins, 0), out=current)
     return states
 
 
-def _unless_start(x: torch.Tensor, is_start: torch.Tensor | None, t: int) -> torch.Tensor:
-    """What comes over the border of two steps; at the start of a segment zero, for zero times NaN would be NaN."""
-    return x if is_start is None else x.masked_fill(is_start[:, t, None], 0)
+def _beginnings(is_start: torch.Tensor | None, seq_len: int) -> list[torch.Tensor | None]:
+    """At each step the rows `(batch, 1)` that begin a segment there, or `None` if it is known that none does.
+
+    What comes over such a border is selected, for zero times NaN would be NaN.
+    """
+    if is_start is None:
+        return [None] * seq_len
+    marks = is_start[..., None].unbind(1)
+    if is_start.device.type != "cpu" or torch.compiler.is_compiling():
+        return [*marks]
+    return [mark if begins else None for mark, begins in zip(marks, is_start.any(dim=0).tolist(), strict=True)]
 
 
 def _torch_pooling(
@@ -386,8 +394,10 @@ def _torch_pooling_backward(
     grad_c = grad_h.clone() if o is None else grad_h * o
     grad_c[:, -1] += grad_c_last
     steps, keeps = grad_c.unbind(1), keep.unbind(1)
+    begins = _beginnings(is_start, len(steps))
     for t in range(len(steps) - 1, 0, -1):
-        steps[t - 1].addcmul_(keeps[t], _unless_start(steps[t], is_start, t))
+        mark, current = begins[t], steps[t]
+        steps[t - 1].addcmul_(keeps[t], current if mark is None else current.masked_fill(mark, 0))
 
     grad_keep = grad_c * states[:, :-1]
     if is_start is not None:
@@ -554,9 +564,9 @@ def _triton_pooling_backward(*arguments):
 _KERNEL_CHECKPOINT_STEPS = 64  # as `CHECKPOINT_STEPS` in the files of the kernels
 
 _OPERATORS = {
-    "torch": _define("torch", 2, _torch_pooling, _torch_pooling_backward, None),
-    "numba": _define("numba", 1, _numba_pooling, _numba_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
-    "triton": _define("triton", 1, _triton_pooling, _triton_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
+    "torch": _define("torch", 3, _torch_pooling, _torch_pooling_backward, None),
+    "numba": _define("numba", 2, _numba_pooling, _numba_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
+    "triton": _define("triton", 2, _triton_pooling, _triton_pooling_backward, _KERNEL_CHECKPOINT_STEPS),
 }
 
 # --- the choice of a backend -----------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ GENERATORS = {  # a model, what it generates from, and a batch to train on
 
 
 def generate_from_shards(folder: Path) -> None:
-    """What models generate that call parts of themselves: whole, sharded, and after a step of training."""
+    """What models generate that call parts of themselves: whole, sharded, and after a backward pass."""
     dist.init_process_group("gloo")
     results = {}
     for name, (make, inputs, batch) in GENERATORS.items():

@@ -213,9 +213,18 @@ def test_gradient_checkpointing_of_what_reads_numbers(kind):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_embeddings_may_be_adapted(dropout):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["gate_proj"], "trainable_token_indices": [1]},
+        {"target_modules": ["gate_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+    ids=["lora", "tokens", "whole"],
+)
+def test_embeddings_may_be_adapted(options, dropout):
     model = make_model(embedding_dropout=dropout)
-    adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens"], r=2)).train()
+    adapted = get_peft_model(model, LoraConfig(r=2, **options)).train()
     ids = torch.tensor([[1, 2, 3]])
     adapted(ids, labels=ids).loss.backward()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in adapted.parameters())

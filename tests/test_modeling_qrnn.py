@@ -376,12 +376,30 @@ def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
     batch["attention_mask"][:, 3] = 1
     hidden = second["attention_mask"].clone()
     hidden[1] = 0
-    with pytest.raises(ValueError, match="`attention_mask` must show a real token in each row"):
+    with pytest.raises(ValueError, match="`attention_mask` must show a real token or frame in each row"):
         model(second["input_ids"], attention_mask=hidden, cache=cache)
     with pytest.raises(ValueError, match="`input_ids` must have the shape"):
         model(second["input_ids"][0], cache=cache)
     assert cache.get_seq_length() == 3
     torch.testing.assert_close(model(**second, cache=cache).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("head", ["causal", "sequence", "token"])
+def test_gradients_of_each_example(head, redraw):
+    model_class, _, options = HEADS[head]
+    model = redraw(model_class(make_config(**options)).double())
+    rows = torch.randint(VOCAB_SIZE, (3, 5))
+    labels = torch.tensor([0, 2, 1]) if head == "sequence" else rows % 3
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, row, label):
+        inputs = {"input_ids": row[None], "labels": label[None], "use_cache": False}
+        return torch.func.functional_call(model, parameters, kwargs=inputs).loss
+
+    actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, rows, labels)
+    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        expected = torch.autograd.grad(loss(parameters, row, label), parameters.values())
+        torch.testing.assert_close([gradient[index] for gradient in actual.values()], list(expected))
 
 
 LOSSES = {

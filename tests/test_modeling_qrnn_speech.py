@@ -471,6 +471,6 @@ def test_only_the_last_step_can_be_read_chunk_by_chunk(pooling, redraw):
             model(frames[:, 6:], cache=cache)
         return
     mask[1, 6:] = 0
-    with pytest.raises(ValueError, match="`attention_mask` must show a real token in each row"):
+    with pytest.raises(ValueError, match="`attention_mask` must show a real token or frame in each row"):
         model(frames[:, 6:], attention_mask=mask[:, 6:], cache=cache)
     torch.testing.assert_close(model(frames[:, 6:], cache=cache).logits, model(frames).logits)

@@ -60,12 +60,12 @@ def left_by(kind: str, tmp_path_factory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / kind
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             command = [sys.executable, ROOT / "tests/process_runs.py", kind, folder]
             environment = {name: value for name, value in ENVIRONMENT.items() if name != "ACCELERATE_USE_CPU"}
             environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
             output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            result = subprocess.run(command, env=environment, timeout=300, **output)
+            result = subprocess.run(command, env=environment, timeout=600, **output)
             assert result.returncode == 0, result.stdout
             (folder / "done").touch()
     return folder
