@@ -503,7 +503,7 @@ def _define(
         ctx.mark_non_differentiable(output[2])
 
     def differentiate(ctx, grad_h, grad_c_last, _):
-        if _is_transformed(grad_h, grad_c_last):
+        if _is_transformed(grad_h, grad_c_last):  # what comes back may be, where the inputs were not
             gate_logits, initial_state, _, *marks = ctx.saved_tensors
             pool = functools.partial(_pool_by_the_loop, marks, ctx.options)
             grads = torch.func.vjp(pool, gate_logits, initial_state)[1]((grad_h, grad_c_last))
