@@ -48,10 +48,14 @@ from .layers_qrnn import QRNNLayer, dropout
 from .pooling_qrnn import state_dtype, token_mask
 
 
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether it holds values that Python can ask for: not in a traced graph, in `torch.func`, or without data."""
+    return not (is_tracing(tensor) or tensor.is_meta or torch._C._are_functorch_transforms_active())
+
+
 def can_be_looked_at(tensor: torch.Tensor) -> bool:
     """Whether its values are at hand: on an accelerator a look would wait for the device at each step."""
-    is_traced = is_tracing(tensor) or torch._C._are_functorch_transforms_active()
-    return tensor.device.type == "cpu" and not is_traced
+    return tensor.device.type == "cpu" and has_values(tensor)
 
 
 def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: int) -> torch.Tensor | None:
@@ -61,7 +65,7 @@ def chunk_mask(attention_mask: torch.Tensor | None, batch_size: int, seq_len: in
     one-token step dropped unseen: that token may be a pad.
     """
     is_real = token_mask(attention_mask, batch_size, seq_len)
-    if is_real is None or (not is_tracing(is_real) and not is_real.is_meta and bool(is_real.all())):
+    if is_real is None or (has_values(is_real) and bool(is_real.all())):
         return None
     return is_real.contiguous()
 
@@ -526,8 +530,7 @@ class QRNNModel(QRNNPreTrainedModel):
     @staticmethod
     def _is_one_sequence(position_ids: torch.Tensor) -> bool:
         """Whether the positions are known to hold no boundary; a traced graph must look for them."""
-        is_unknown = is_tracing(position_ids) or position_ids.is_meta
-        return not is_unknown and not bool((position_ids[:, 1:] == 0).any())
+        return has_values(position_ids) and not bool((position_ids[:, 1:] == 0).any())
 
     @staticmethod
     def _check_marks(

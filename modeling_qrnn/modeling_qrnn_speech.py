@@ -27,7 +27,6 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNSpeechConfig
@@ -38,6 +37,7 @@ from .modeling_qrnn import (
     check_chunk,
     check_sequence_labels,
     chunk_mask,
+    has_values,
     make_classifier,
     make_norm,
     read_out,
@@ -248,7 +248,7 @@ class QRNNSpeechModel(QRNNSpeechPreTrainedModel):
 
     def _check_whole_steps(self, lengths: torch.Tensor) -> None:
         ratio = self.config.subsampling_ratio
-        if not is_tracing(lengths) and bool((lengths % ratio != 0).any()):
+        if has_values(lengths) and bool((lengths % ratio != 0).any()):
             raise ValueError(
                 f"`input_features` must come in whole steps of {ratio} frames with a cache, or the next chunk "
                 f"could not go on from there, got {lengths.tolist()} frames: hold the rest back for the next chunk, "

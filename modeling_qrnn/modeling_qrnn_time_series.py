@@ -35,11 +35,18 @@ from transformers.time_series_utils import NegativeBinomialOutput, NormalOutput,
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNTimeSeriesConfig
-from .modeling_qrnn import QRNNBlock, QRNNDropout, QRNNPreTrainedModel, chunk_mask, gathers_shards, make_norm
+from .modeling_qrnn import (
+    QRNNBlock,
+    QRNNDropout,
+    QRNNPreTrainedModel,
+    can_be_looked_at,
+    chunk_mask,
+    gathers_shards,
+    make_norm,
+)
 from .pooling_qrnn import state_dtype
 
 
@@ -371,7 +378,7 @@ def rows_begun(cache: Cache) -> torch.Tensor:
 
 def check_not_infinite(name: str, values: torch.Tensor, observed_mask: torch.Tensor | None) -> None:
     """Refuse infinity that is observed, which would spread over the forecast."""
-    if values.device.type != "cpu" or is_tracing(values):  # an accelerator would be waited for
+    if not can_be_looked_at(values):
         return
     observed, _ = split_missing(values, observed_mask)
     if bool(observed.isinf().any()):
@@ -385,8 +392,7 @@ def check_time_features(name: str, features: torch.Tensor | None, shape: tuple[i
     if features is None or tuple(features.shape) != shape:
         expected = f"have the shape (batch, length, num_time_features) = {shape}" if shape[-1] else "be None"
         raise ValueError(f"`{name}` must {expected}, got {None if features is None else tuple(features.shape)}")
-    # On an accelerator this would wait for the device.
-    if features.device.type == "cpu" and not is_tracing(features) and not bool(features.isfinite().all()):
+    if can_be_looked_at(features) and not bool(features.isfinite().all()):
         raise ValueError(f"`{name}` must be finite: covariates are to be known, in the past and in the future")
 
 

@@ -70,7 +70,7 @@ class QRNNSpeechStream:
         self.cache: Cache = DynamicCache(config=self.model.config)
         self.samples = np.empty(0)
         self.frames = np.empty((0, self.feature_extractor.feature_size))
-        self.has_begun = False  # whether a frame was made
+        self.num_frames = 0  # that were made, those that the model has read among them
 
     def push(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
         """Hear the next piece.
@@ -92,7 +92,7 @@ class QRNNSpeechStream:
     def finish(self) -> torch.Tensor:
         """The logits of what is left, `(steps, vocab_size)`. After this a new recording may begin."""
         hop_length, frame_length = self.feature_extractor.hop_length, self.feature_extractor.frame_length
-        in_a_frame = frame_length - hop_length if self.has_begun else 0  # of the samples that are left
+        in_a_frame = frame_length - hop_length if self.num_frames else 0  # of the samples that are left
         last = self.frames[:0]
         if len(self.samples) > in_a_frame:
             last = self.feature_extractor.padded_frames(self.samples)
@@ -105,7 +105,7 @@ class QRNNSpeechStream:
     def _advance(self, new_frames: np.ndarray) -> torch.Tensor:
         """Run the model over the steps that are complete now, and keep the rest. The copies let go of the piece."""
         self.samples = self.samples[len(new_frames) * self.feature_extractor.hop_length :].copy()
-        self.has_begun |= len(new_frames) > 0
+        self.num_frames += len(new_frames)
         frames = np.concatenate([self.frames, new_frames])
         complete = len(frames) - len(frames) % self.model.config.subsampling_ratio
         self.frames = frames[complete:].copy()
@@ -119,7 +119,7 @@ class QRNNSpeechStream:
         state = {
             "samples": torch.from_numpy(self.samples),
             "frames": torch.from_numpy(self.frames),
-            "has_begun": torch.tensor(self.has_begun),
+            "num_frames": torch.tensor(self.num_frames),
         }
         if self.cache.layers[0].has_previous_state[0]:
             state |= {name: tensor.clone() for name, tensor in cache_tensors(self.cache).items()}
@@ -132,18 +132,23 @@ class QRNNSpeechStream:
             ValueError: if a part is missing, its frames have another number of features, or it is that of another
                 model.
         """
-        check_parts(state, ("samples", "frames", "has_begun"))
+        check_parts(state, ("samples", "frames", "num_frames"))
         width = self.feature_extractor.feature_size
         if state["frames"].shape[1] != width:
             raise ValueError(f"`state` must hold frames of {width} features, got {state['frames'].shape[1]}")
-        cache: Cache = DynamicCache(config=self.model.config)
-        if "layers.0.length" in state:
-            device = self.model.device
-            tensors = {name: tensor.to(device) for name, tensor in state.items() if name.startswith("layers.")}
-            cache = cache_from_tensors(tensors, self.model.config)
-        self.cache = cache
+        self.cache = self._load_cache(state)
         self.samples, self.frames = (state[name].cpu().numpy().copy() for name in ("samples", "frames"))
-        self.has_begun = bool(state["has_begun"])
+        self.num_frames = int(state["num_frames"])
+
+    def _load_cache(self, state: Mapping[str, torch.Tensor]) -> Cache:
+        """The model's part of a state, which is there once it has read a step."""
+        config = self.model.config
+        if int(state["num_frames"]) < config.subsampling_ratio:
+            return DynamicCache(config=config)
+        parts = ("conv_state", "recurrent_state", "length")
+        names = [f"layers.{index}.{part}" for index in range(config.num_hidden_layers) for part in parts]
+        check_parts(state, names)
+        return cache_from_tensors({name: state[name].to(self.model.device) for name in names}, config)
 
 
 def check_parts(state: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:

@@ -13,8 +13,10 @@
 # limitations under the License.
 """What the tests of the programs share: rows to train on, what a run leaves behind, and a run that is killed."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +40,30 @@ def rows_in(path: str | Path) -> list[dict]:
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
+
+
+def run_card(folder: Path, **names) -> None:
+    """The card's first example, with the package, run as it stands; `names` are what it speaks of."""
+    example, _ = card_examples(folder)
+    with contextlib.chdir(folder.parent):
+        exec(compile(example, folder / "README.md", "exec"), names)
+
+
+def run_card_without_package(folder: Path, setting: str = "", text: str = "A text") -> str:
+    """What the second one prints of `text`, where the package cannot be imported; `setting` is code before it."""
+    _, example = card_examples(folder)
+    code = f"import sys\nsys.modules['modeling_qrnn'] = None\n{setting}\n{example.replace('A text', text)}"
+    environment = {**os.environ, "HF_MODULES_CACHE": str(folder.resolve() / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder.parent, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def card_examples(folder: Path) -> list[str]:
+    return re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
 
 
 def kill_at(step: int, program: ModuleType) -> None:

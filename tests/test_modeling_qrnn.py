@@ -384,21 +384,24 @@ def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
     torch.testing.assert_close(model(**second, cache=cache).logits, model(**batch).logits)
 
 
+@pytest.mark.parametrize("mask", [[[1] * 5] * 3, [[0, 1, 1, 1, 1], [1] * 5, [1, 1, 1, 0, 0]]], ids=["whole", "padded"])
 @pytest.mark.parametrize("head", ["causal", "sequence", "token"])
-def test_gradients_of_each_example(head, redraw):
+def test_gradients_of_each_example(head, mask, redraw):
     model_class, _, options = HEADS[head]
     model = redraw(model_class(make_config(**options)).double())
     rows = torch.randint(VOCAB_SIZE, (3, 5))
     labels = torch.tensor([0, 2, 1]) if head == "sequence" else rows % 3
     parameters = dict(model.named_parameters())
 
-    def loss(parameters, row, label):
-        inputs = {"input_ids": row[None], "labels": label[None], "use_cache": False}
-        return torch.func.functional_call(model, parameters, kwargs=inputs).loss
+    def loss(parameters, row, label, is_real):
+        inputs = {"input_ids": row, "labels": label, "attention_mask": is_real, "position_ids": torch.arange(5)}
+        inputs = {name: part[None] for name, part in inputs.items()}
+        return torch.func.functional_call(model, parameters, kwargs={**inputs, "use_cache": False}).loss
 
-    actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, rows, labels)
-    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        expected = torch.autograd.grad(loss(parameters, row, label), parameters.values())
+    examples = rows, labels, torch.tensor(mask)
+    actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0, 0))(parameters, *examples)
+    for index, example in enumerate(zip(*examples, strict=True)):
+        expected = torch.autograd.grad(loss(parameters, *example), parameters.values())
         torch.testing.assert_close([gradient[index] for gradient in actual.values()], list(expected))
 
 

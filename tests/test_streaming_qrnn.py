@@ -14,6 +14,7 @@
 """Streams: the logits and the text of audio in pieces are those of the whole, and what is kept does not grow."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,8 +157,12 @@ def test_int16_is_as_float(model):
 def test_refused_pieces_are_not_heard(model):
     audio, stream = draw(), QRNNSpeechStream(model, EXTRACTOR)
     logits = [stream.push(audio[:2000])]
-    for wrong, rate in ((np.zeros((2, 5)), RATE), (np.array([np.nan]), RATE), (np.zeros(5), 16_000)):
-        with pytest.raises(ValueError):
+    for wrong, rate, told in (
+        (np.zeros((2, 5)), RATE, "(2, 5)"),
+        (np.array([np.nan]), RATE, "finite"),
+        (np.zeros(5), 16_000, "16000"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
             stream.push(wrong, rate)
     logits += [stream.push(audio[2000:]), stream.finish()]
     torch.testing.assert_close(torch.cat(logits), whole_logits(model, audio), rtol=0, atol=1e-12)
@@ -292,9 +297,24 @@ def test_state_of_something_else(model, processor):
     for state in (transcriber.stream.state_dict(), {}):
         with pytest.raises(ValueError, match=r"`state` must be .* but it has no last_token and no tail"):
             transcriber.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"`state` must be .* but it has no samples and no frames and no has_begun"):
+    with pytest.raises(ValueError, match=r"`state` must be .* but it has no samples and no frames and no num_frames"):
         transcriber.stream.load_state_dict({})
     assert all(torch.equal(before[name], part) for name, part in transcriber.state_dict().items())
+
+
+@pytest.mark.parametrize("length", range(3000, 3400, 80))
+def test_state_that_lost_a_part(length, model):
+    """Also all that is the model's, with any number of frames that it has not read yet."""
+    stream = QRNNSpeechStream(model, EXTRACTOR)
+    stream.push(draw(length))
+    state = stream.state_dict()
+    of_model = {name for name in state if name.startswith("layers.")}
+    assert len(of_model) == 3 * model.config.num_hidden_layers
+    for lost in [{name} for name in state] + [of_model]:
+        with pytest.raises(ValueError, match=rf"it has no .*{re.escape(min(lost))}"):
+            stream.load_state_dict({name: part for name, part in state.items() if name not in lost})
+        now = stream.state_dict()
+        assert now.keys() == state.keys() and all(torch.equal(now[name], part) for name, part in state.items())
 
 
 def test_state_of_another_extractor(redraw, model):

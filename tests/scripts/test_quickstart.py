@@ -31,6 +31,8 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from program_runs import run_card
+
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/quickstart.py"
@@ -119,6 +121,7 @@ def test_card(finished):
     assert f"| QRNN | {result.metric_value:.3f} |" in card.text
     assert "# my-model" in card.text
     assert "the file `text.txt`" in card.text
+    run_card(folder)
     assert "{{" not in card.text and "{%" not in card.text
 
 

@@ -25,7 +25,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import Trainer, pipeline
 
 import train_audio_classifier
-from program_runs import assert_same_end, kill_at, rows_in, weights_in, write_rows
+from program_runs import assert_same_end, kill_at, rows_in, run_card, weights_in, write_rows
 from train_audio_classifier import DataArguments, folder_name, hold_out, make_rows
 
 
@@ -119,6 +119,7 @@ def test_card_and_curves(run):
     baseline = scores["baselines"]["mean MFCCs"]["test"]
     assert f"| test, mean MFCCs |  | {baseline['accuracy']:.4f} | {baseline['macro_f1']:.4f} |  |" in card.text
     assert "Label by label, on test:" in card.text and "* **Recordings**: `train.jsonl`" in card.text
+    run_card(folder, samples=np.zeros(4000))
     assert (folder / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -27,7 +27,7 @@ from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 import train_ctc
 from audio_data import make_rows
-from program_runs import assert_same_end, kill_at, rows_in, write_rows
+from program_runs import assert_same_end, kill_at, rows_in, run_card, write_rows
 from train_ctc import FAINT, DataArguments, cut, make_strings, make_tokenizer, measure_texts
 
 
@@ -140,6 +140,7 @@ def test_card_and_curves(run):
     assert f"| test | {scores['test']['loss']:.4f} | {scores['test']['character_error_rate']:.4f} |" in card.text
     assert "the same text in 30 of 30 recordings" in card.text and "Label by label" not in card.text
     assert "utterances of 1 to 3 recordings with pauses of 0.1 to 0.5 seconds (120 for train" in card.text
+    run_card(folder, samples=np.zeros(4000))
     assert (folder / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_language_model
 from modeling_qrnn.trainer_qrnn import QRNNTrainer
-from program_runs import assert_same_end, kill_at, weights_in, write_rows
+from program_runs import assert_same_end, kill_at, run_card, weights_in, write_rows
 from train_language_model import DataArguments, read_documents
 
 
@@ -146,6 +146,7 @@ def test_card_and_curve(run, capsys):
     assert "{{" not in card.text and "{%" not in card.text
     assert f"| validation | {result.metric_value:.2f} |" in card.text
     assert "max_steps: 12" in card.text and "`text.txt`" in card.text
+    run_card(folder)
     pixels = imread(folder / "loss_curve.png")[..., :3]
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
     assert f"perplexity {scores['validation']['perplexity']:.4f}" in capsys.readouterr().out

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, Trainer, pipeline
 
 import train_language_model
 import train_sequence_classifier
-from program_runs import assert_same_end, kill_at, weights_in
+from program_runs import assert_same_end, kill_at, run_card, weights_in
 from train_sequence_classifier import DataArguments, cut_into_folds, read_examples
 
 
@@ -123,6 +123,7 @@ def test_card_and_curves(run):
     first = pd.read_csv("test.csv")["text"][0]
     (answer,) = pipeline("text-classification", model=str(folder))(first)
     assert f"{first}\n-> {answer['label']} ({answer['score']:.2f})" in card.text
+    run_card(folder)
     pixels = imread(folder / "loss_curve.png")[..., :3]
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
     (log,) = (folder / "runs").glob("*/events*")

@@ -29,7 +29,7 @@ import train_time_series
 from forecasting_baselines import LinearForecaster, fill_forward, repeat_last_season, repeat_last_value
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig
-from program_runs import kill_at, weights_in
+from program_runs import kill_at, run_card, run_card_without_package, weights_in
 
 
 NAN = float("nan")
@@ -126,6 +126,7 @@ def test_card_and_plots(run, capsys):
     for name, score in scores["baselines"].items():
         assert f"| test, {name} | {score['mse']:.4f} |" in card.text
     assert "the last 20 not used" in card.text and "max_steps: 12" in card.text
+    run_card(folder, frame=make_table().set_index("stamp")[["low", "high"]])
     for name in ("forecast.png", "loss_curve.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -151,6 +152,26 @@ def test_distributions_covariates_and_parquet(loss, horizon, run):
     assert (config["num_time_features"], config["num_input_channels"]) == (1, 2)
     assert np.isfinite(scores["test"]["mse"])
     assert "upper" in (folder / "README.md").read_text()
+    table = make_table().set_index("stamp")
+    run_card(folder, frame=table[:200], future=table[200:206])
+
+
+def test_card_of_a_model_with_covariates_without_the_package(run):
+    make_table().to_parquet("table.parquet")
+    _, folder = run(data_file="table.parquet", covariate_columns="hour", max_steps=4)
+    setting = """
+import pandas as pd
+table = pd.read_parquet("table.parquet").set_index("stamp")
+frame, future = table[:200], table[200:206]
+"""
+    printed = run_card_without_package(folder, setting)
+    past, coming = (
+        torch.tensor(make_table()[rows].to_numpy()[None, :, :3].astype("float32"))
+        for rows in (slice(200), slice(200, 206))
+    )
+    model = QRNNForTimeSeriesPrediction.from_pretrained(folder)
+    known = {"past_time_features": past[..., 2:], "future_time_features": coming[..., 2:]}
+    assert printed.strip() == str(model.generate(past[..., :2], **known).sequences.mean(dim=1))
 
 
 def test_shares(run):

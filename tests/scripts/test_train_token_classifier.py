@@ -32,7 +32,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, pipeline
 
 import train_token_classifier
-from program_runs import assert_same_end, kill_at, rows_in, write_rows
+from program_runs import assert_same_end, kill_at, rows_in, run_card, write_rows
 from train_token_classifier import DataArguments, align, is_iob2, read_sentences
 
 
@@ -168,6 +168,7 @@ def test_card_and_curves(run):
     first = rows_in("test.jsonl")[0]
     (said,) = say(folder, [first])
     assert " ".join(map("/".join, zip(first["tokens"], said, strict=True))) in card.text
+    run_card(folder)
     pixels = imread(folder / "loss_curve.png")[..., :3]
     assert ((pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3).sum() > 200
 
