@@ -43,6 +43,28 @@ class QRNNState(NamedTuple):
     """Last inputs of the convolutions `(batch, input, kernel_size - 1)`, oldest first."""
 
 
+def real_first(inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move the real steps of each row to its front, in their order, with zeros behind them.
+
+    Args:
+        inputs: `(batch, seq_len, features)`.
+        is_real: `(batch, seq_len)` bool, or `None` if all are.
+
+    Returns:
+        The inputs in their new order, and `(batch,)` int64, how many are real.
+
+    Example:
+        >>> inputs, lengths = real_first(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[False, True, True]]))
+        >>> inputs.flatten().tolist(), lengths.tolist()
+        ([2.0, 3.0, 0.0], [2])
+    """
+    if is_real is None:
+        return inputs, inputs.new_full((inputs.shape[0],), inputs.shape[1], dtype=torch.long)
+    order = (~is_real).to(torch.int8).argsort(dim=1, stable=True)
+    inputs = inputs.masked_fill(~is_real[..., None], 0)
+    return inputs.gather(1, order[..., None].expand_as(inputs)), is_real.sum(dim=1)
+
+
 class ConvolutionWindow:
     """The real tokens that a masked convolution sees, across pads, chunks and packed sequences.
 
@@ -265,6 +287,15 @@ class QRNNLayer(nn.Module):
         """Whether the layer shortens the sequence."""
         return self.stride > 1 or self.temporal_pooling is not None
 
+    def check_length(self, seq_len: int, name: str) -> None:
+        """Refuse an input of that name that is too short for a single step of the output."""
+        shortest = (self.temporal_pooling_size - 1) * self.stride + 1 if self.temporal_pooling is not None else 1
+        if seq_len < shortest:
+            raise ValueError(
+                f"`{name}` has {seq_len} steps, but stride={self.stride} and "
+                f"temporal_pooling_size={self.temporal_pooling_size} need at least {shortest}"
+            )
+
     def forward(
         self,
         x: torch.Tensor,
@@ -318,26 +349,37 @@ class QRNNLayer(nn.Module):
         else:
             inputs = self._centred_inputs(x, is_real, segment_ids)
         if self.is_subsampling:
-            inputs, lengths = self._take_strides(inputs, is_real)
-        gate_logits = self.gate_proj(inputs)
-        if gate_bias is not None:
-            gate_logits = gate_logits + gate_bias[:, None]
-        options: dict[str, Any] = {
-            "pooling": self.pooling,
-            "candidate_activation": self.candidate_activation,
-            "zoneout": self.zoneout,
-        }
-        if self.is_subsampling:
-            gate_logits, is_kept = self._pool_steps(gate_logits, lengths)
-            h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **options)
-            return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
-        options |= {"attention_mask": is_real, "segment_ids": segment_ids}
+            return self._forward_subsampled(inputs, is_real, gate_bias)
+        gate_logits = self._project(inputs, gate_bias)
+        options = self._options | {"attention_mask": is_real, "segment_ids": segment_ids}
         h, c_last = (self._ungated if return_ungated else self._gated)(gate_logits, c, options)
         if not self.causal:
             return h, None
         if return_history:
             return h, (c_last, window.next_state()), (recurrent_states(gate_logits, c, **options), window.states())
         return h, (c_last, window.next_state())
+
+    def _project(self, inputs: torch.Tensor, gate_bias: torch.Tensor | None) -> torch.Tensor:
+        gate_logits = self.gate_proj(inputs)
+        return gate_logits if gate_bias is None else gate_logits + gate_bias[:, None]
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the recurrence is told of the layer."""
+        return {
+            "pooling": self.pooling,
+            "candidate_activation": self.candidate_activation,
+            "zoneout": self.zoneout,
+        }
+
+    def _forward_subsampled(
+        self, inputs: torch.Tensor, is_real: torch.Tensor | None, gate_bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs of the steps that are kept, and which of them are real."""
+        inputs, lengths = self._take_strides(inputs, is_real)
+        gate_logits, is_kept = self._pool_steps(self._project(inputs, gate_bias), lengths)
+        h, _ = recurrent_pooling(gate_logits, attention_mask=is_kept, training=self.training, **self._options)
+        return (h.flip(1), is_kept.flip(1)) if self.reverse else (h, is_kept)
 
     def _gated(
         self, gate_logits: torch.Tensor, c: torch.Tensor | None, options: dict[str, Any]
@@ -393,14 +435,9 @@ class QRNNLayer(nn.Module):
 
     def _take_strides(self, inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Each `stride`-th step in reading order, real steps first, and how many of each row are real."""
-        batch_size, seq_len, _ = inputs.shape
         if self.reverse:
             inputs, is_real = inputs.flip(1), None if is_real is None else is_real.flip(1)
-        lengths = inputs.new_full((batch_size,), seq_len, dtype=torch.long)
-        if is_real is not None:
-            lengths = is_real.sum(dim=1)
-            front = (~is_real).to(torch.int8).argsort(dim=1, stable=True)  # real tokens first, in their order
-            inputs = inputs.gather(1, front[..., None].expand_as(inputs))
+        inputs, lengths = real_first(inputs, is_real)
         return inputs[:, :: self.stride], (lengths + self.stride - 1) // self.stride
 
     def _pool_steps(self, gate_logits: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -429,12 +466,7 @@ class QRNNLayer(nn.Module):
                 f"`gate_bias` must have the shape (batch, n_gates * hidden_size) = {(x.shape[0], width)}, "
                 f"got {tuple(gate_bias.shape)}"
             )
-        shortest = (self.temporal_pooling_size - 1) * self.stride + 1 if self.temporal_pooling is not None else 1
-        if x.shape[1] < shortest:
-            raise ValueError(
-                f"`x` has {x.shape[1]} steps, but stride={self.stride} and "
-                f"temporal_pooling_size={self.temporal_pooling_size} need at least {shortest}"
-            )
+        self.check_length(x.shape[1], "x")
 
     def _check_history(self) -> None:
         if self.is_subsampling or not self.causal or self.reverse:
@@ -588,6 +620,7 @@ class QRNN(nn.Module):
                 f"`input` must have the shape {order}input_size={self.input_size}), or without the batch, and at "
                 f"least one step, got {tuple(input.shape)}"
             )
+        cast(QRNNLayer, self.layers[0]).check_length(input.shape[time], "input")
         if input.dim() == 2:
             return self._forward_unbatched(input, state, attention_mask)
         if self.batch_first:
@@ -643,6 +676,12 @@ class QRNN(nn.Module):
         return output.squeeze(0), second
 
     def _forward_packed(self, input, state):
+        if input.data.shape[1:] != (self.input_size,):
+            raise ValueError(
+                f"`input` must hold steps of input_size={self.input_size} numbers, got the shape "
+                f"{tuple(input.data.shape)}"
+            )
+        cast(QRNNLayer, self.layers[0]).check_length(len(input.batch_sizes), "input")
         padded, lengths = pad_packed_sequence(input, batch_first=True)  # the lengths are always on the CPU
         is_ragged = bool((lengths != padded.shape[1]).any())
         steps = torch.arange(padded.shape[1], device=lengths.device)

@@ -591,11 +591,17 @@ def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -10
             )
 
 
-def check_sequence_labels(labels: torch.Tensor, config: QRNNClassifierConfig) -> None:
-    """The same, where each sequence has one label, and not several or numbers."""
-    is_one = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
-    if is_one and labels.dtype in (torch.int64, torch.int32):
-        check_classes(labels, config.num_labels)
+def check_sequence_labels(labels: torch.Tensor, batch_size: int, config: QRNNClassifierConfig) -> None:
+    """Refuse labels of another shape, which a loss might stretch to fit, and classes that no logit stands for."""
+    num_labels, problem = config.num_labels, config.problem_type
+    is_integer = labels.dtype in (torch.int64, torch.int32)
+    is_class = num_labels > 1 and (problem == "single_label_classification" or (problem is None and is_integer))
+    is_single = is_class or (num_labels == 1 and problem != "multi_label_classification")
+    shapes = [(batch_size,), (batch_size, 1)] if is_single else [(batch_size, num_labels)]
+    if tuple(labels.shape) not in shapes:
+        raise ValueError(f"`labels` must have the shape {shapes[0]}, got {tuple(labels.shape)}")
+    if is_class:
+        check_classes(labels, num_labels)
 
 
 def drop_labels_after_pads(
@@ -848,9 +854,9 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         targets = F.pad(labels[:, 1:], (0, 1), value=ignore_index) if shift_labels is None else shift_labels
         counts = (targets != ignore_index).to(dropped.device)
         num_items = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        activity = dropped.float().pow(2).mean(dim=-1)[counts].sum()
-        change = hidden_states.float().diff(dim=1).pow(2).mean(dim=-1)
-        return (alpha * activity + beta * change[counts[:, 1:] & counts[:, :-1]].sum()) / num_items
+        activity = dropped.float().pow(2).mean(dim=-1).masked_fill(~counts, 0)
+        change = hidden_states.float().diff(dim=1).pow(2).mean(dim=-1).masked_fill(~counts[:, 1:] | ~counts[:, :-1], 0)
+        return (alpha * activity.sum() + beta * change.sum()) / num_items
 
 
 # Trainer looks the class name up here to shift the labels under label smoothing.
@@ -995,9 +1001,10 @@ def check_chunk(
         )
 
 
-def make_classifier(config: QRNNClassifierConfig, width: int) -> tuple[nn.Module, nn.Module]:
+def make_classifier(config: QRNNClassifierConfig) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     drop, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
+    width = config.output_size * (3 if config.classifier_pooling == "concat" else 1)
     if hidden_size is None:
         return drop, nn.Linear(width, config.num_labels)
     hidden = [nn.BatchNorm1d(width), drop, nn.Linear(width, hidden_size), nn.ReLU()]
@@ -1027,8 +1034,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = QRNNModel(config)
-        width = config.output_size * (3 if config.classifier_pooling == "concat" else 1)
-        self.dropout, self.score = make_classifier(config, width)
+        self.dropout, self.score = make_classifier(config)
 
         # Initialize weights and apply final processing
         self.post_init()
@@ -1079,7 +1085,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_sequence_labels(labels, self.config)
+            check_sequence_labels(labels, len(logits), self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

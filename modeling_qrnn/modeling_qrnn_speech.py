@@ -30,6 +30,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNSpeechConfig
+from .layers_qrnn import real_first
 from .modeling_qrnn import (
     QRNNBlock,
     QRNNDropout,
@@ -43,28 +44,6 @@ from .modeling_qrnn import (
     read_out,
 )
 from .pooling_qrnn import token_mask
-
-
-def real_first(frames: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move the real frames of each row to its front, in their order, with zeros behind them.
-
-    Args:
-        frames: `(batch, num_frames, features)`.
-        is_real: `(batch, num_frames)` bool, or `None` if all are.
-
-    Returns:
-        The frames in their new order, and `(batch,)` int64, how many are real.
-
-    Example:
-        >>> frames, lengths = real_first(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[False, True, True]]))
-        >>> frames.flatten().tolist(), lengths.tolist()
-        ([2.0, 3.0, 0.0], [2])
-    """
-    if is_real is None:
-        return frames, torch.full((frames.shape[0],), frames.shape[1], device=frames.device)
-    order = (~is_real).to(torch.int8).argsort(dim=1, stable=True)
-    frames = frames.masked_fill(~is_real[..., None], 0)
-    return frames.gather(1, order[..., None].expand_as(frames)), is_real.sum(dim=1)
 
 
 def draw_spans(batch_size: int, size: int, probability: float, length: int, device: torch.device) -> torch.Tensor:
@@ -388,8 +367,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = QRNNSpeechModel(config)
-        width = config.output_size * (3 if config.classifier_pooling == "concat" else 1)
-        self.dropout, self.score = make_classifier(config, width)
+        self.dropout, self.score = make_classifier(config)
 
         # Initialize weights and apply final processing
         self.post_init()
@@ -436,7 +414,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_sequence_labels(labels, self.config)
+            check_sequence_labels(labels, len(logits), self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

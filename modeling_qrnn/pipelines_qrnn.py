@@ -246,7 +246,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
                 `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`) or a `pandas.DateOffset`;
                 found in them by default.
                 `prediction_length`: how many values to forecast; the model's own by default.
-                `level`: the probability of the interval, 0.8 by default; not for a model of points.
+                `level`: the probability of the interval; not for a model of points. By default 0.8, or what the
+                quantiles of the model span if that is less.
                 `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default; not
                 for a model of points.
                 `seed`: of the samples, 0 by default, so that the same frame has the same forecast; `None` for torch's
@@ -350,7 +351,7 @@ class TimeSeriesForecastingPipeline(Pipeline):
         draw = {"num_parallel_samples": 1 if self._is_point else 1000, "seed": 0, **draw}
         return {**model_inputs, "paths": self.model.generate(**inputs, **draw).sequences[0]}
 
-    def postprocess(self, model_outputs, level: float = 0.8) -> pd.DataFrame:
+    def postprocess(self, model_outputs, level: float | None = None) -> pd.DataFrame:
         statistics = self._statistics(model_outputs["paths"].double(), level)
         table = {
             (name, statistic): values[:, column].tolist()
@@ -360,16 +361,17 @@ class TimeSeriesForecastingPipeline(Pipeline):
         columns = pd.MultiIndex.from_tuples(table, names=["target", "statistic"])
         return pd.DataFrame(table, index=model_outputs["stamps"], columns=columns)
 
-    def _statistics(self, paths: torch.Tensor, level: float) -> dict[str, torch.Tensor]:
+    def _statistics(self, paths: torch.Tensor, level: float | None) -> dict[str, torch.Tensor]:
         """What is told of the paths, each `(prediction_length, targets)`."""
         loss, quantiles = self.model.config.loss, self.model.config.quantiles
         if self._is_point:
             return {"median" if loss == "mae" else "mean": paths[0]}
-        outer = (1 - level) / 2
-        if loss == "quantile" and (outer < quantiles[0] - 1e-9 or 1 - outer > quantiles[-1] + 1e-9):
+        spanned = 1 - 2 * max(quantiles[0], 1 - quantiles[-1]) if loss == "quantile" else 1.0
+        if level is not None and level > spanned + 1e-9:
             raise ValueError(
                 f"`level` must not reach beyond the model's quantiles, {quantiles[0]} to {quantiles[-1]}, got {level}"
             )
+        outer = (1 - (max(min(0.8, spanned), 0.0) if level is None else level)) / 2
         found = torch.quantile(paths, paths.new_tensor([0.5, outer, 1 - outer]), dim=0)
         mean = {"mean": paths.mean(dim=0)} if loss == "nll" else {}
         return mean | dict(zip(("median", "lower", "upper"), found, strict=True))

@@ -15,13 +15,12 @@
 
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from command_line import one_line_error
 from lstm_baseline import LSTM_CLASSES, equal_lstm
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
-from recipes import TOKEN_IDS, ModelArguments, make_config, overrides_of
+from recipes import MISTAKES, TOKEN_IDS, ModelArguments, make_config, overrides_of
 
 
 def make_model(
@@ -45,11 +44,12 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
     if model_args.architecture == "lstm":
         model_class = LSTM_CLASSES[model_class]
     config_class, prefix = model_class.config_class, f"{model_class.base_model_prefix}."
-    with one_line_error(f"--init-from {folder}", OSError, ValueError, TypeError, RuntimeError, StrictDataclassError):
+    with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
+        overrides = overrides_of(model_args, config_class, {"vocab_size", *TOKEN_IDS, *fixed})
+    with one_line_error(f"--init-from {folder}", OSError, RuntimeError, *MISTAKES):
         settings = config_class.get_config_dict(folder)[0]
         if settings.get("model_type") != config_class.model_type:
             raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
-        overrides = overrides_of(model_args, config_class, {"vocab_size", *TOKEN_IDS, *fixed})
         config = config_class.from_dict({**settings, **overrides, **fixed})
         options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
         model, found = model_class.from_pretrained(folder, config=config, **options)

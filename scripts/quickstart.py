@@ -70,6 +70,7 @@ from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from recipes import ROOT, read_settings
 from results import MODEL_CARD, describe_device, describe_versions
+from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
 
 
@@ -169,7 +170,7 @@ def read_text(args: argparse.Namespace) -> tuple[str, str]:
 def read_dataset(args: argparse.Namespace) -> str:
     """As many rows as `--max-characters` needs; a large dataset is not downloaded whole."""
     rows, n_characters, column = [], 0, args.text_column or "text"
-    with one_line_error(f"--dataset {args.dataset}", OSError, ValueError, RuntimeError):
+    with one_line_error(f"--dataset {args.dataset}", *UNREADABLE):
         dataset = datasets.load_dataset(args.dataset, args.dataset_config, split="train", streaming=True)
         for row in dataset:
             if not isinstance(row.get(column), str):

@@ -40,7 +40,8 @@ COMMON_ARGUMENTS = {
     *("optim", "seed", "bf16", "eval_steps", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
 }
 
-
+# What the settings of a model raise
+MISTAKES = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
 INPUTS = ("dataset", "init_from", "tokenizer")  # and all that ends in _file: settings that may name files or folders
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")  # of a model, which are those of its tokenizer
 BATCH_SIZE = "per_device_train_batch_size"
@@ -197,8 +198,7 @@ def make_config(
     path = config_path(model_args.model_config)
     if not path.is_file():
         stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
-    mistakes = OSError, ValueError, TypeError, StrictDataclassError, yaml.YAMLError
-    with one_line_error(f"{path.name} {model_args.model_overrides}", *mistakes):
+    with one_line_error(f"{path.name} {model_args.model_overrides}", OSError, *MISTAKES):
         of_tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
         of_data = {"vocab_size": len(tokenizer), **of_tokens, **fixed}
         overrides = overrides_of(model_args, config_class, of_data)

@@ -17,20 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import yaml
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
 
 from command_line import one_line_error
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNFeatureExtractor, QRNNSpeechConfig
 from modeling_qrnn.modeling_qrnn_speech import QRNNSpeechPreTrainedModel
-from recipes import ArchitectureArguments, overrides_of
+from recipes import MISTAKES, ArchitectureArguments, overrides_of
 
 
 FIXED_BY_DATA = {"hop_length", "vocab_size"}
 MOST_TO_FIT = 1000  # recordings whose mean and deviation stand for those of all
-MISTAKES = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
 
 
 @dataclass

@@ -384,7 +384,7 @@ def train(
     }
     if trainer.is_world_process_zero():
         scores = {split: result for split, (result, _) in scored.items()}
-        baselines = score_baseline(data.task, list(splits)[-1], splits)
+        baselines = score_baseline(data.task, list(scores)[-1], splits)
         write_results(trainer, scores, METRICS[data.task][0], baselines=baselines)
         report({f"{split}, {name}": result for name, part in baselines.items() for split, result in part.items()})
         write_texts({split: texts for split, (_, texts) in scored.items()}, folder)

@@ -282,7 +282,6 @@ def cross_validate(
     settings: dict[str, Any],
 ) -> None:
     """Train a model for each fold, in a folder of its own. Those that were trained before are only scored."""
-    settings = {name: value for name, value in settings.items() if name != "fold"}
     folder, scores = Path(training.output_dir), []
     for number, splits in enumerate(cut_into_folds(rows, data, training.seed), start=1):
         if data.fold not in (None, number):
@@ -291,7 +290,8 @@ def cross_validate(
         training.output_dir = str(folder / f"fold-{number}")
         source = f"{describe_source(data)}, fold {number} of {data.folds}"
         print(f"Fold {number} of {data.folds}")
-        scores.append(train(splits, names, source, data, model_args, transfer, training, settings))
+        own_settings = {**settings, "fold": number}  # the same whether this one was asked for or all
+        scores.append(train(splits, names, source, data, model_args, transfer, training, own_settings))
     if data.fold is None and training.process_index == 0:
         summary = average([fold["test"] for fold in scores])
         write_scores({"folds": scores, **summary}, folder)

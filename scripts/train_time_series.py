@@ -39,9 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pandas as pd
 import torch
-import yaml
 from accelerate.state import AcceleratorState
-from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
 
@@ -51,7 +49,7 @@ from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_l
 from lstm_baseline import equal_lstm
 from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plot_forecast
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
-from recipes import ArchitectureArguments, keep_settings, overrides_of, read_recipe
+from recipes import MISTAKES, ArchitectureArguments, keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
 from text_data import UNREADABLE, without_index
 from training import ResumableTrainer, check_training, train_to_the_end
@@ -251,8 +249,7 @@ def make_model(
         "context_length": data.context_length,
         "prediction_length": data.prediction_length,
     }
-    mistakes = ValueError, TypeError, StrictDataclassError, yaml.YAMLError
-    with one_line_error(f"--model-overrides {model_args.model_overrides}", *mistakes):
+    with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
         overrides = overrides_of(model_args, QRNNTimeSeriesConfig, of_data)
         if overrides.get("distribution_output") == "negative_binomial":
             del of_data["value_loc"]  # counts are measured from zero

@@ -881,6 +881,9 @@ def test_errors_of_a_module():
     _, state = rnn(X)
     for call, message in [
         (lambda: rnn(packed, attention_mask=torch.ones(1, 3)), "`attention_mask` must be None for a `PackedSequence`"),
+        (lambda: rnn(pack_sequence([X[0, :, :2]])), r"`input` must hold .*input_size=3 .* got the shape \(5, 2\)"),
+        (lambda: shorter(X[:1, 0]), "`input` has 1 steps, but stride=1 and temporal_pooling_size=2 need at least 2"),
+        (lambda: shorter(pack_sequence([X[0, :1]])), "`input` has 1 steps"),
         (lambda: rnn(X[None]), r"`input` .*\(batch, seq_len, input_size=3\).*got \(1, 2, 5, 3\)"),
         (lambda: rnn(X[:, :0]), r"`input` .*at least one step, got \(2, 0, 3\)"),
         (lambda: rnn(X[..., :2]), r"`input` .*input_size=3.*got \(2, 5, 2\)"),

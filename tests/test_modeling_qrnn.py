@@ -388,7 +388,8 @@ def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
 @pytest.mark.parametrize("head", ["causal", "sequence", "token"])
 def test_gradients_of_each_example(head, mask, redraw):
     model_class, _, options = HEADS[head]
-    model = redraw(model_class(make_config(**options)).double())
+    penalties = {"activation_regularization": 0.3, "temporal_activation_regularization": 0.2}
+    model = redraw(model_class(make_config(**options, **penalties)).double()).train()
     rows = torch.randint(VOCAB_SIZE, (3, 5))
     labels = torch.tensor([0, 2, 1]) if head == "sequence" else rows % 3
     parameters = dict(model.named_parameters())
@@ -411,6 +412,17 @@ LOSSES = {
     "number": ({"num_labels": 1}, torch.tensor([0.5, -2.0, 1.0]), lambda x, y: F.mse_loss(x[:, 0], y)),
     "numbers": ({"problem_type": "regression"}, torch.tensor([[0.5, -2.0, 1.0]] * 3), F.mse_loss),
 }
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (3, 3)], ids=str)
+@pytest.mark.parametrize("problem_type", [None, "regression"])
+def test_labels_of_numbers_have_one_shape(problem_type, shape, redraw):
+    """A loss would stretch others over the batch."""
+    model = redraw(make_model("sequence", num_labels=1, problem_type=problem_type))
+    with pytest.raises(ValueError, match=r"`labels` must have the shape \(3,\), got "):
+        model(**make_batch(), labels=torch.zeros(shape))
+    losses = [model(**make_batch(), labels=torch.ones(shape)).loss for shape in ((3,), (3, 1))]
+    assert losses[0].isfinite() and losses[1].isfinite()
 
 
 @pytest.mark.parametrize(("options", "labels", "loss"), LOSSES.values(), ids=LOSSES.keys())
@@ -931,6 +943,19 @@ def test_shapes_on_the_meta_device():
         *(
             ("sequence", {"labels": torch.tensor([wrong])}, rf"`labels` must lie between 0 .* got {wrong}")
             for wrong in (-1, 10_000)
+        ),
+        *(
+            (
+                "sequence",
+                {"labels": torch.ones(*shape, dtype=dtype)},
+                rf"`labels` must have the shape {re.escape(str(expected))}, got {re.escape(str(shape))}",
+            )
+            for shape, dtype, expected in (
+                ((3,), torch.long, (1,)),
+                ((1, NUM_LABELS), torch.long, (1,)),
+                ((NUM_LABELS,), torch.float, (1, NUM_LABELS)),
+                ((1,), torch.float, (1, NUM_LABELS)),
+            )
         ),
         (
             "causal",

@@ -328,6 +328,22 @@ def test_what_a_model_can_tell(loss, statistics, forecaster):
     np.testing.assert_allclose(table.xs(centre, axis=1, level=1), prediction, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("quantiles", "spanned"), [([0.25, 0.5, 0.75], 0.5), ([0.2, 0.7], 0.4), ([0.9], None)], ids=str
+)
+def test_the_interval_of_narrow_quantiles(quantiles, spanned, forecaster):
+    """Without a level it is what they span; a wider one is refused."""
+    forecast, frame = forecaster(loss="quantile", quantiles=quantiles), make_frame()
+    table = forecast(frame)
+    if spanned is not None:
+        pd.testing.assert_frame_equal(table, forecast(frame, level=spanned))
+        assert (table["x"]["lower"] < table["x"]["upper"]).all()
+    else:
+        assert table["x"]["lower"].equals(table["x"]["upper"])
+    with pytest.raises(ValueError, match=r"`level` must not reach beyond the model's quantiles"):
+        forecast(frame, level=(spanned or 0) + 0.01)
+
+
 @pytest.mark.parametrize("horizon", ["direct", "autoregressive"])
 def test_targets_covariates_and_lengths(horizon, forecaster):
     forecast = forecaster(num_time_features=2, horizon=horizon, context_length=20)

@@ -13,6 +13,7 @@
 # limitations under the License.
 """scripts/quickstart.py: its arithmetic, its files, its mistakes."""
 
+import gzip
 import importlib.util
 import json
 import math
@@ -265,6 +266,7 @@ MISTAKES = {
     "output is a file": (["--output-dir", "short.txt"], "--output-dir"),
     "dataset of nothing": (["--dataset", "empty"], "--dataset empty"),
     "no such column": (["--dataset", "rows"], "no text in column 'text'; the columns are body"),
+    "half a file": (["--dataset", "half"], "--dataset half"),
     "long blocks": (["--train-file", "text.txt", "--block-length", "1000000"], "--block-length 1000000"),
 }
 
@@ -285,6 +287,8 @@ def test_mistakes(mistake, quickstart, tmp_path, monkeypatch, capsys):
     Path("empty").mkdir()
     Path("rows").mkdir()
     Path("rows/train.jsonl").write_text('{"body": "a row"}\n')
+    Path("half").mkdir()
+    Path("half/train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a row"}\n' * 1000)[:-20])
     options, message = MISTAKES[mistake]
     with pytest.raises(SystemExit) as stopped:
         quickstart.main(options)

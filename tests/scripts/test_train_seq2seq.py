@@ -153,6 +153,9 @@ def test_summaries(run):
     firsts = compare("summarization", [row["source"][0] for row in rows], [row["target"] for row in rows])
     assert scores["baselines"]["first sentence"]["test"] == firsts
     assert "| test, first sentence |" in (folder / "README.md").read_text()
+    share = {"validation_file": None, "validation_share": 0.1}
+    scores, _ = run(task="summarization", metric_for_best_model="rouge1", max_steps=1, output="share", **share)
+    assert scores["baselines"]["first sentence"] == {"test": firsts}
     (answer,) = pipeline("summarization", model=str(folder))(" ".join(rows[0]["source"]))
     assert answer["summary_text"].strip() == (folder / "test.txt").read_text().splitlines()[0]
 

@@ -230,9 +230,14 @@ def test_folds(run, capsys):
     assert scores["standard_error"]["accuracy"] == pytest.approx(statistics.stdev(values) / 3**0.5)
     assert sum(fold["test"]["texts"] for fold in scores["folds"]) == 80
     assert f"mean: accuracy {statistics.fmean(values):.4f}" in capsys.readouterr().out
-    assert "fold 2 of 3" in (folder / "fold-2/README.md").read_text()
+    card = (folder / "fold-2/README.md").read_text()
+    assert "fold 2 of 3" in card and "fold: 2" in card  # so that the recipe of the card trains it again
     with pytest.raises(SystemExit, match=r"other settings \(seed\)"):
         run("--seed", "7", **settings)
+    (folder / "fold-1").rename("elsewhere")
+    (folder / "fold-2").rename(folder / "fold-1")
+    with pytest.raises(SystemExit, match=r"fold-1 holds a run with other settings \(fold\)"):
+        run(**settings)
 
 
 def test_folds_are_stratified_and_disjoint():
@@ -344,10 +349,10 @@ def test_bodies_that_do_not_fit(run, language_model):
         run(init_from=pretrained, model_overrides={"num_hidden_layers": 1}, output="second")
     with pytest.raises(SystemExit, match=rf"--init-from {pretrained}: mismatched weights: model\.layers\.0\."):
         run(init_from=pretrained, model_overrides={"hidden_size": 32}, output="third")
-    with pytest.raises(
-        SystemExit, match=rf"--init-from {pretrained}: fields that .* decide: eos_token_id, vocab_size"
-    ):
+    with pytest.raises(SystemExit, match=r"--model-overrides .*: fields that .* decide: eos_token_id, vocab_size"):
         run(init_from=pretrained, model_overrides={"vocab_size": 5, "eos_token_id": 2}, output="fifth")
+    with pytest.raises(SystemExit, match=r"--model-overrides \{hidden_size: "):
+        run(init_from=pretrained, model_overrides="{hidden_size: ", output="sixth")
     with pytest.raises(SystemExit, match="it holds a 'qrnn', not a 'qrnn_with_lstm'"):
         run(init_from=pretrained, architecture="lstm", output="fourth", **CLASSIFIER)
 
