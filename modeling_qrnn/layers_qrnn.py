@@ -13,7 +13,7 @@
 # limitations under the License.
 """QRNN layers in plain PyTorch: `QRNNLayer` (convolution -> pooling) and `QRNN`, the drop-in for `torch.nn.LSTM`."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F

@@ -795,7 +795,8 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, seq_idx: as in `QRNNModel`.
             labels: `(batch, seq_len)` int64, the tokens themselves; they are shifted here. -100 is not counted, nor is
                 a token that follows a pad. `transformers.Trainer` divides by a count with those tokens: with pads on
-                the left, label the first token of each row -100, or use `QRNNTrainer`.
+                the left, label the first token of each row -100, or use `QRNNTrainer`. With `shift_labels` among the
+                `kwargs`, labels that are shifted already, those alone are counted, after pads too.
             logits_to_keep: compute the logits of the last so many positions only, or of those in a tensor; 0 for all.
             kwargs: among them `num_items_in_batch`, by which the loss is divided under gradient accumulation, and
                 `ignore_index`, the label that is not counted if it is not -100.
@@ -805,7 +806,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             `(batch, positions, vocab_size)`; `cache`.
 
         Raises:
-            ValueError: as `QRNNModel`.
+            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the classes.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -917,7 +918,7 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
             `loss` if there are labels, and `logits` `(batch, seq_len, vocab_size)`.
 
         Raises:
-            ValueError: as `QRNNModel`.
+            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the classes.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -1065,8 +1066,9 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
-            ValueError: as `QRNNModel`, and for a chunk that goes on from a cache, if the read-out is of more than the
-                last token, or (on a CPU) a row of the chunk has only pads.
+            ValueError: as `QRNNModel`; for labels of another shape, or (on a CPU) outside of the classes; and for a
+                chunk that goes on from a cache, if the read-out is of more than the last token, or (on a CPU) a row
+                of the chunk has only pads.
         """
         check_chunk(self.config, cache, attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         outputs: BaseModelOutputWithPast = self.model(
@@ -1144,7 +1146,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
             `loss` if there are labels, and `logits` `(batch, seq_len, num_labels)`.
 
         Raises:
-            ValueError: as `QRNNModel`.
+            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the classes.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,

@@ -685,7 +685,8 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             `loss` if there are labels, `logits` `(batch, positions, vocab_size)`, and the rest as `QRNNSeq2SeqModel`.
 
         Raises:
-            ValueError: as `QRNNSeq2SeqModel`, and if labels are not one for each token of the target.
+            ValueError: as `QRNNSeq2SeqModel`, and if labels are not one for each token of the target, int64, and (on
+                a CPU) in the vocabulary.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             sources = input_ids, inputs_embeds, None if encoder_outputs is None else encoder_outputs[0]

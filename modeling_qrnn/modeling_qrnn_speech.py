@@ -396,8 +396,9 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
             `loss` if there are labels, `logits` `(batch, num_labels)`, and `cache`.
 
         Raises:
-            ValueError: as `QRNNSpeechModel`, and for a chunk that goes on from a cache, if the read-out is of more
-                than the last step, or (on a CPU) a row of the chunk has only pads.
+            ValueError: as `QRNNSpeechModel`; for labels of another shape, or (on a CPU) outside of the classes; and
+                for a chunk that goes on from a cache, if the read-out is of more than the last step, or (on a CPU) a
+                row of the chunk has only pads.
         """
         check_chunk(self.config, cache, attention_mask, input_features)
         outputs: BaseModelOutputWithPast = self.model(

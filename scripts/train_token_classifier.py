@@ -162,11 +162,12 @@ def align(word_ids: Sequence[int | None], row: dict[str, Any]) -> list[int]:
 
 def tags_of(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> tuple[list, list]:
     """The tags of each row, those that are scored, and the predicted ones."""
-    rows = [(row != NOT_SCORED, row, said) for row, said in zip(labels, predicted, strict=True)]
-    return tuple(
-        [[names[number] for number in part[is_scored]] for is_scored, *both in rows for part in [both[which]]]
-        for which in (0, 1)
+    is_scored = labels != NOT_SCORED
+    given, said = (
+        [[names[number] for number in row[kept]] for row, kept in zip(numbers, is_scored, strict=True)]
+        for numbers in (labels, predicted)
     )
+    return given, said
 
 
 def measure(prediction: EvalPrediction, names: Sequence[str]) -> dict[str, float]:
