@@ -982,14 +982,21 @@ def test_code_for_lstms_runs():
         assert getattr(rnn, name) == getattr(lstm, name)
 
 
-def test_histories_end_in_the_state(redraw):
-    layer, x = redraw(QRNNLayer(IN, HIDDEN, 3)), torch.randn(2, 5, IN)
-    _, _, (c_history, conv_history) = layer(x, return_history=True)
-    for t in range(1, x.shape[1] + 1):
-        _, (c, conv_state) = layer(x[:, :t])
-        close((c_history[:, t - 1], conv_history[:, t - 1]), (c, conv_state), 1e-6)
+@pytest.mark.parametrize("options", [{}, {"candidate_activation": "relu"}, {"zoneout": 0.3}], ids=str)
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
+def test_histories_are_the_states_of_the_shorter_chunks(redraw, pooling, kernel_size, options, mask):
+    layer = redraw(QRNNLayer(IN, HIDDEN, kernel_size, pooling, **options).double())
+    x, state = draw(len(MASK), 8, IN), draw_state(layer, len(MASK))
+    _, _, (c_history, conv_history) = layer(x, state, attention_mask=mask, return_history=True)
+    for t in range(1, 9):
+        _, expected = layer(x[:, :t], state, attention_mask=None if mask is None else mask[:, :t])
+        close((c_history[:, t - 1], conv_history[:, t - 1]), expected)
+
+
+@pytest.mark.parametrize("options", [{"causal": False}, {"reverse": True}, {"stride": 2}], ids=str)
+def test_no_history_of_a_layer_that_cannot_go_on(options):
     with pytest.raises(ValueError, match="`return_history` must be False in a layer that is reversed, subsampling"):
-        QRNNLayer(IN, HIDDEN, causal=False)(X, return_history=True)
+        QRNNLayer(IN, HIDDEN, **options)(X, return_history=True)
 
 
 def test_a_state_keeps_no_more_than_itself_in_memory():

@@ -145,6 +145,38 @@ class TestPacking:
         output = hidden_states(model, tokens, **packing)
         close(output, torch.cat([hidden_states(model, part) for part in tokens.split([3, 1, 4], dim=1)], dim=1))
 
+    @pytest.mark.parametrize("mark", ["position_ids", "seq_idx"])
+    def test_each_row_has_its_own_boundaries(self, model, mark):
+        lengths = [[8], [3, 1, 4], [1, 7], [5, 3], [2, 2, 2, 2]]
+        positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
+        marks = positions if mark == "position_ids" else (positions == 0).cumsum(dim=1)
+        tokens = draw()
+        output = hidden_states(model, tokens, **{mark: marks})
+        for row, parts in enumerate(lengths):
+            alone = [hidden_states(model, part) for part in tokens[row, None].split(parts, dim=1)]
+            close(output[row, None], torch.cat(alone, dim=1))
+
+    def test_marks_that_differ_cut_together(self, model):
+        tokens, numbers = draw(1), torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+        output = hidden_states(model, tokens, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]]), seq_idx=numbers)
+        close(output, torch.cat([hidden_states(model, part) for part in tokens.split([3, 2, 3], dim=1)], dim=1))
+
+    def test_a_chunk_goes_on_with_its_first_sequence(self, model):
+        tokens, numbers = draw(), torch.tensor([[4, 4, 5, 5]])
+        output = model(tokens[:, 4:], cache=model(tokens[:, :4]).cache, seq_idx=numbers).last_hidden_state
+        close(output[:, :2], hidden_states(model, tokens[:, :6])[:, 4:])
+        close(output[:, 2:], hidden_states(model, tokens[:, 6:]))
+
+    def test_pads_lie_anywhere_between_sequences(self, model):
+        tokens, numbers = draw(), torch.tensor([[0, 0, 1, 1, 1, 2, 2, 2]]).expand(5, 8)
+        output = hidden_states(model, tokens, attention_mask=MASK, seq_idx=numbers)
+        assert not output[MASK == 0].any()
+        for row, is_real in enumerate(MASK.bool()):
+            for number in range(3):
+                part = is_real & (numbers[row] == number)
+                if part.any():
+                    close(output[row, part][None], hidden_states(model, tokens[row, part][None]))
+
     def test_the_positions_of_padded_rows_are_no_boundaries(self, model):
         # as `generate` makes them: zeros also stand at pads
         tokens, positions = draw(), (MASK.cumsum(dim=1) - 1).clamp(min=0)

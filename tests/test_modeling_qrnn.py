@@ -648,6 +648,22 @@ def test_initial_scales():
             assert parameter.std().item() == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1.0),
+        ({"tie_word_embeddings": True}, 0.3),
+        ({"norm": "layer_norm", "initializer_range": 0.05}, 0.05),
+        ({"connection": "residual", "tie_word_embeddings": True, "initializer_range": 0.05}, 0.05),
+        ({"embedding_initializer_range": 0.7, "tie_word_embeddings": True}, 0.7),
+    ],
+    ids=str,
+)
+def test_initial_scale_of_the_embeddings(options, expected):
+    model = QRNNForCausalLM(make_config(hidden_size=128, **options))
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
 def test_initial_scale_of_the_gates():
     model = QRNNForCausalLM(make_config(hidden_size=64, gate_initializer_range=0.3, forget_bias=1.0))
     for name, parameter in model.named_parameters():

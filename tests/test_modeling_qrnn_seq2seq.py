@@ -782,7 +782,8 @@ def equation_nine(log_prob: float, length: int, target_length: int, alpha: float
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 3.0])
 def test_equation_nine_ranks_the_beams(alpha, redraw):
     """With enough beams for all candidates, the best of them all is found; with few, its score is the equation's."""
-    model = redraw(QRNNForConditionalGeneration(make_config(vocab_size=5)).double())
+    model = redraw(QRNNForConditionalGeneration(make_config(vocab_size=5, lm_head_bias=True)).double())
+    model.lm_head.bias.data[END] += 4  # so that candidates end
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     source = {"input_ids": torch.tensor([[3, 4, 3, 3], [4, 3, 0, 0]]), "attention_mask": mask}
     lengths = source["attention_mask"].sum(1)
@@ -792,6 +793,7 @@ def test_equation_nine_ranks_the_beams(alpha, redraw):
         for number in range(4 ** (length - 1)):
             inner = [(0, 1, 3, 4)[number // 4**place % 4] for place in range(length - 1)]
             candidates.append([*inner, END])
+    num_ended = 0
     for num_beams in (160, 3):
         processor = TargetLengthLogitsProcessor(lengths, END, alpha=alpha, margin=1)
         output = model.generate(
@@ -815,15 +817,35 @@ def test_equation_nine_ranks_the_beams(alpha, redraw):
             found = output.sequences[row, 1:].tolist()
             if END not in found:
                 continue  # no candidate ended
+            num_ended += 1
             found = found[: found.index(END) + 1]
             assert output.sequences_scores[row].item() == pytest.approx(score(found), abs=1e-5)
             if num_beams == 160:
                 assert found == max(candidates, key=score)
+    assert num_ended >= 3
 
 
 def test_ranking_needs_a_token_that_ends_a_target():
     with pytest.raises(ValueError, match="`eos_token_id` must be the token that ends a target, got None"):
         TargetLengthLogitsProcessor(torch.tensor([3]), None)
+
+
+def test_each_end_of_several_is_ranked():
+    """As the only one would be; the others' scores stay as they are."""
+    ids, scores = torch.ones(2, 3, dtype=torch.long), -torch.rand(2, 6)
+    several = TargetLengthLogitsProcessor([4, 4], [2, 5], alpha=0.6)(ids, scores)
+    for end in (2, 5):
+        alone = TargetLengthLogitsProcessor([4, 4], end, alpha=0.6)(ids, scores)
+        assert torch.equal(several[:, end], alone[:, end]) and not torch.equal(alone[:, end], scores[:, end])
+    others = [0, 1, 3, 4]
+    assert torch.equal(several[:, others], scores[:, others])
+
+
+def test_wrong_rankings():
+    with pytest.raises(ValueError, match="`alpha` must be at least 0"):
+        TargetLengthLogitsProcessor([3], END, alpha=-0.1)
+    with pytest.raises(ValueError, match="3 do not divide 4 beams"):
+        TargetLengthLogitsProcessor([3, 3, 3], END)(torch.ones(4, 2, dtype=torch.long), torch.zeros(4, 5))
 
 
 def test_lengths_may_be_a_list():

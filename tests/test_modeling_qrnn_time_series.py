@@ -429,6 +429,28 @@ def test_loss_of_distributions(distribution, make_model):
     close(outputs.loss, -expected.log_prob(target)[~batch["future_values"].isnan()].mean())
 
 
+@pytest.mark.parametrize("gates", [None, 0.3])
+def test_initial_scales(gates):
+    """Weights of linear layers are uniform as torch's own, biases zero."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_input_channels": 9, "channel_embedding": True}
+    config = QRNNTimeSeriesConfig(
+        **sizes, connection="residual", scaling="revin", initializer_range=0.05, gate_initializer_range=gates
+    )
+    for name, parameter in QRNNForTimeSeriesPrediction(config).named_parameters():
+        if "norm" in name:
+            assert (parameter == 1).all()
+        elif "channels" in name:
+            assert parameter.std().item() == pytest.approx(0.05, rel=0.2)
+        elif gates is not None and name.endswith("gate_proj.weight"):
+            assert parameter.std().item() == pytest.approx(gates, rel=0.05)
+        elif name.endswith("weight") and parameter.dim() == 2:
+            bound = parameter.shape[1] ** -0.5
+            assert 0.9 * bound < parameter.abs().max() <= bound, name
+            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
+        else:
+            assert (parameter == 0).all(), name
+
+
 @pytest.mark.parametrize("options", MODELS, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_reach_every_parameter(options, loss, make_model):

@@ -215,7 +215,7 @@ def test_faulty_models(model_folder, tmp_path, give):
         assert output == "" and "\n" not in error and part in error, name
 
 
-def test_options_that_do_not_fit(model_folder, tmp_path):
+def test_options_that_do_not_fit(model_folder, tmp_path, capsys):
     (tmp_path / "audio.wav").write_bytes(wav_bytes())
     for options, part in {
         (tmp_path / "audio.wav", "--sampling-rate", RATE): "--sampling-rate is for raw standard input",
@@ -224,7 +224,9 @@ def test_options_that_do_not_fit(model_folder, tmp_path):
     }.items():
         with pytest.raises(SystemExit) as exit:
             transcribe.parse_arguments([str(model_folder), *map(str, options)])
-        assert exit.value.code == 2, part
+        assert exit.value.code == 2
+        error = capsys.readouterr().err
+        assert part in error and error.count("\n") == 1
 
 
 def test_text_is_printed_as_the_audio_arrives(model_folder, expected):
