@@ -13,8 +13,10 @@
 # limitations under the License.
 """What all tests share: fixed seeds, one thread (tiny operations stall on barriers), and Triton's interpreter."""
 
+import gc
 import os
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,29 @@ from torch import nn
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton's kernels are defined: they then run on a CPU
+
+
+class TorchRandom:
+    """Torch's generator for Hypothesis, which seeds it before each example."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+torch_random = TorchRandom()  # of which Hypothesis keeps a weak reference
+hypothesis.register_random(torch_random)
+hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_garbage():
+    """Trainer collects garbage at each start, and searching all that was imported takes longer than the training."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +68,18 @@ def redraw():
         return module.eval()
 
     return redraw
+
+
+@pytest.fixture
+def taken_back(monkeypatch):
+    """How many tokens each call of `crop` took back: with none, a test of rolling back would prove nothing."""
+    from modeling_qrnn import QRNNCacheLayer  # here, for the environment of the kernels must be set before
+
+    crop, counts = QRNNCacheLayer.crop, []
+
+    def counting_crop(self, tokens_to_remove):
+        counts.append(-int(tokens_to_remove))
+        crop(self, tokens_to_remove)
+
+    monkeypatch.setattr(QRNNCacheLayer, "crop", counting_crop)
+    return counts

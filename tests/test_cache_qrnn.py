@@ -499,7 +499,7 @@ class TestFiles:
 # --- a search for counterexamples ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_search_any_history_of_the_cache(data):
     """Chunks, pads, roll-backs, choices of rows and files in any order leave what a run over the rest alone leaves."""

@@ -28,7 +28,8 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
-from modeling_qrnn import QRNNCacheLayer, QRNNConfig, QRNNForCausalLM
+from drafts import draft_of, guessing_five
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 
 
 VOCAB_SIZE = 41
@@ -48,12 +49,12 @@ ARCHITECTURES = {
 
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def any_model(request, redraw):
-    return redraw(QRNNForCausalLM(make_config(**request.param)))
+    return redraw(QRNNForCausalLM(make_config(**request.param)).double())
 
 
 @pytest.fixture
 def model(redraw):
-    return redraw(QRNNForCausalLM(make_config()))
+    return redraw(QRNNForCausalLM(make_config()).double())
 
 
 def make_config(**options) -> QRNNConfig:
@@ -81,8 +82,8 @@ def generate(model: QRNNForCausalLM, prompt: dict[str, torch.Tensor], **options)
     return model.generate(**prompt, **options, return_dict_in_generate=True, output_logits=True)
 
 
-def assert_same(actual, expected, tolerance: float = 1e-4):
-    """The logits are those of each step before sampling or beams choose."""
+def assert_same(actual, expected, tolerance: float = 1e-6):
+    """The logits are those of each step before sampling or beams choose, which `generate` rounds to float32."""
     assert torch.equal(actual.sequences, expected.sequences)
     torch.testing.assert_close(actual.logits, expected.logits, atol=tolerance, rtol=tolerance)
 
@@ -101,6 +102,11 @@ MODES = {
 def test_cache_changes_nothing(any_model, mode):
     prompts = padded_prompts()
     assert_same(generate(any_model, prompts, **mode), generate(any_model, prompts, use_cache=False, **mode))
+
+
+def test_cache_changes_nothing_in_float32(any_model):
+    model, prompts = any_model.float(), padded_prompts()
+    assert_same(generate(model, prompts), generate(model, prompts, use_cache=False), 1e-5)
 
 
 CACHES = {
@@ -210,35 +216,6 @@ def test_stream_is_the_output(model, options):
 
 
 # --- assisted decoding, which takes tokens back ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def taken_back(monkeypatch):
-    """How many tokens each call of `crop` took back: with none, a test of rolling back would prove nothing."""
-    crop, counts = QRNNCacheLayer.crop, []
-
-    def counting_crop(self, tokens_to_remove):
-        counts.append(-int(tokens_to_remove))
-        crop(self, tokens_to_remove)
-
-    monkeypatch.setattr(QRNNCacheLayer, "crop", counting_crop)
-    return counts
-
-
-def draft_of(model: QRNNForCausalLM, noise: float = 0.05) -> QRNNForCausalLM:
-    """A model that agrees with another at most steps, and always makes five guesses."""
-    draft = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter.add_(noise * torch.randn_like(parameter))
-    return guessing_five(draft)
-
-
-def guessing_five(draft: QRNNForCausalLM) -> QRNNForCausalLM:
-    draft.generation_config.num_assistant_tokens = 5
-    draft.generation_config.num_assistant_tokens_schedule = "constant"
-    draft.generation_config.assistant_confidence_threshold = 0.0
-    return draft
 
 
 def test_assisted_by_a_draft(any_model, taken_back):

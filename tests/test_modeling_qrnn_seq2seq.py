@@ -38,6 +38,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+from drafts import draft_of
 from modeling_qrnn import (
     QRNNForConditionalGeneration,
     QRNNSeq2SeqConfig,
@@ -573,7 +574,7 @@ MODES = {
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def generator(request, redraw):
-    return redraw(QRNNForConditionalGeneration(make_config(**request.param)))
+    return redraw(QRNNForConditionalGeneration(make_config(**request.param)).double())
 
 
 def make_source() -> dict[str, torch.Tensor]:
@@ -587,7 +588,8 @@ def generate(model, source: dict[str, torch.Tensor], **options):
     return model.generate(**source, **options, return_dict_in_generate=True, output_logits=True)
 
 
-def assert_same(actual, expected, tolerance: float = 1e-4):
+def assert_same(actual, expected, tolerance: float = 1e-6):
+    """The logits too, which `generate` rounds to float32."""
     assert torch.equal(actual.sequences, expected.sequences)
     torch.testing.assert_close(actual.logits, expected.logits, atol=tolerance, rtol=tolerance)
 
@@ -596,6 +598,11 @@ def assert_same(actual, expected, tolerance: float = 1e-4):
 def test_cache_changes_nothing(generator, mode):
     source = make_source()
     assert_same(generate(generator, source, **mode), generate(generator, source, use_cache=False, **mode))
+
+
+def test_cache_changes_nothing_in_float32(generator):
+    model, source = generator.float(), make_source()
+    assert_same(generate(model, source), generate(model, source, use_cache=False), 1e-5)
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
@@ -618,7 +625,7 @@ def test_beams_take_their_whole_state_along(generator):
     scores = logits.log_softmax(-1).gather(2, sequences[:, 1:, None])[..., 0]
     after_end = (sequences[:, 1:-1] == END).cumsum(1).bool()
     scores[:, 1:] = scores[:, 1:].masked_fill(after_end, 0)
-    torch.testing.assert_close(output.sequences_scores, scores.sum(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.sequences_scores.double(), scores.sum(1), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -693,17 +700,15 @@ def test_memory_is_constant_in_the_length_of_the_target(generator):
     assert bytes_of(few) == bytes_of(many) > 0
 
 
-def test_assisted_decoding(generator):
+def test_assisted_decoding(generator, taken_back):
     source = {"input_ids": tokens(1, 6)}
     options = {"max_new_tokens": 20, "eos_token_id": None}
     expected = generate(generator, source, use_cache=False, **options)
-    draft = copy.deepcopy(generator)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    for helper in ({"assistant_model": draft}, {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}):
+    drafts = [{"assistant_model": draft_of(generator, noise)} for noise in (0.05, 0.5)]
+    for helper in (*drafts, {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}):
         actual = generate(generator, source, **helper, **options)
         assert torch.equal(actual.sequences, expected.sequences)
+    assert max(taken_back) > 0
 
 
 def test_recording_ends_with_assisted_decoding(redraw):

@@ -113,7 +113,7 @@ def test_any_cuts(redraw):
     model, audio = make_model(redraw, stride=3), draw(3000)
     stream, expected = QRNNSpeechStream(model, EXTRACTOR), whole_logits(model, audio)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(st.integers(0, 700), max_size=8))
     def check(cuts):
         logits = [stream.push(piece) for piece in np.split(audio, np.minimum(np.cumsum(cuts), 3000).astype(int))]
@@ -206,7 +206,7 @@ class Script:
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces=st.lists(st.lists(st.integers(0, len(TOKENS) - 1), max_size=6), max_size=8))
 def test_text_of_any_tokens(pieces, tokenizer):
     transcriber = make_transcriber(tokenizer)
@@ -214,7 +214,7 @@ def test_text_of_any_tokens(pieces, tokenizer):
     assert text == tokenizer.decode([token for piece in pieces for token in piece])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tokens=st.lists(st.integers(0, len(PUNCTUATION) - 1), max_size=9))
 def test_text_is_not_cleaned_up(tokens, tmp_path_factory):
     """For that would change what is written."""

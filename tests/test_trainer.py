@@ -13,7 +13,6 @@
 # limitations under the License.
 """Every head under Transformers' Trainer, and under Accelerate by hand."""
 
-import gc
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,15 +124,6 @@ def make_sentences(n_sentences: int) -> list[list[int]]:
     rng = random.Random(0)
     starts = [rng.randrange(N_WORDS) for _ in range(n_sentences)]
     return [[(start + step) % N_WORDS for step in range(rng.randint(3, 9))] for start in starts]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen_garbage():
-    """Trainer collects garbage at each start, and searching all that was imported takes longer than the training."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

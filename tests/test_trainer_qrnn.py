@@ -19,12 +19,12 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from modeling_qrnn.trainer_qrnn import QRNNTrainer, QRNNTrainingArguments, StreamWindows
+from modeling_qrnn.trainer_qrnn import STREAM_SETTINGS, QRNNTrainer, QRNNTrainingArguments, StreamWindows
 
 
 VOCAB_SIZE = 20
@@ -98,7 +98,6 @@ def assert_equal(actual, expected):
     jitter=st.booleans(),
     epoch=st.integers(0, 3),
 )
-@settings(deadline=None)
 def test_windows_cover_the_streams(n_tokens, n_streams, length, jitter, epoch):
     text = torch.arange(n_tokens)
     if n_tokens <= n_streams:
@@ -240,6 +239,7 @@ def test_run_that_ended_within_an_epoch_is_over(make_trainer, tmp_path):
 REFUSED = {
     "accumulation": ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be 1"),
     "workers": ({"dataloader_num_workers": 1}, "`dataloader_num_workers` must be 0"),
+    "batches to be found": ({"auto_find_batch_size": True}, "`auto_find_batch_size` must be False"),
     "checkpointing": ({"activation_checkpointing": True}, "`activation_checkpointing` must be False"),
     "smoothing": ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` must be 0"),
     "short windows": ({"bptt": 4}, "`bptt` must be at least 5"),
@@ -264,6 +264,16 @@ def test_refuses(name, make_trainer):
     with pytest.raises(ValueError, match=message) as error:
         make_trainer(make_model(), **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr(QRNNTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"`n_gpu` must be 1 when .* got 2: .*accelerate launch"):
+        make_trainer(make_model())
+
+
+def test_all_that_does_not_go_with_a_carried_state_is_tried():
+    assert STREAM_SETTINGS.keys() - {"n_gpu"} <= {name for arguments, _ in REFUSED.values() for name in arguments}
 
 
 def test_a_model_that_drops_the_state_is_refused(make_trainer):

@@ -125,7 +125,7 @@ def test_audio_of_datasets(tmp_path):
     assert_read(read(dataset=str(tmp_path / "folder")))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-40_000, 40_000) | st.floats(width=32) | st.none() | st.just([0]), min_size=1))
 def test_samples_are_finite_numbers_of_16_bits_or_floats(cell):
     numbers = [sample for sample in cell if isinstance(sample, (int, float))]
@@ -150,7 +150,7 @@ def wav_bytes() -> bytes:
         return file.getvalue()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 60), st.integers(0, 255), st.integers(0, len(wav_bytes())))
 @example(24, 0, len(wav_bytes()))
 def test_a_damaged_wav_is_read_or_told(position, value, length):
@@ -228,7 +228,7 @@ def test_another_rate_than_asked_for(tmp_path):
 # Rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3))
 def test_rows_give_back_arrays(lengths, width):
     draw = np.random.default_rng(0)

@@ -200,7 +200,7 @@ def test_strings_are_drawn_alike_by_seed_and_differ_by_split(words):
     assert texts("train", 0) != texts("test", 0) != texts("test", 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 300), st.integers(1, 100))
 def test_pieces_are_the_whole(length, longest):
     audio = np.arange(length)
@@ -212,7 +212,7 @@ def test_pieces_are_the_whole(length, longest):
 # Texts
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text("abä 7", min_size=1).filter(str.strip), min_size=1))
 def test_transcripts_are_read_back(tmp_path_factory, texts):
     texts = [" ".join(text.split()) for text in texts]
