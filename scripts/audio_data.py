@@ -53,9 +53,6 @@ class AudioArguments(SourceArguments):
     sampling_rate: int | None = field(
         default=None, metadata={"help": "The rate that all recordings must have; by default that of the first."}
     )
-    validation_share: float = field(
-        default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
-    )
     speeds: str = field(
         default="[]",
         metadata={"help": "Train on each recording at these speeds, too, which move its pitch as well: `[0.9, 1.1]`."},
@@ -64,8 +61,6 @@ class AudioArguments(SourceArguments):
 
 def check_audio_arguments(data: AudioArguments) -> None:
     check_source_arguments(data)
-    if not 0 <= data.validation_share < 1:
-        stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.sampling_rate is not None and data.sampling_rate < 1:
         stop(f"--sampling-rate must be at least 1, got {data.sampling_rate}")
     speeds_of(data)

@@ -47,6 +47,9 @@ class SourceArguments:
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same, for validation."})
     test_file: str | None = field(default=None, metadata={"help": "The same, for the test."})
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
+    )
 
 
 @dataclass
@@ -54,9 +57,6 @@ class TextArguments(SourceArguments):
     """Where the texts come from, and how they become tokens."""
 
     text_column: str = field(default="text", metadata={"help": "The column with the text."})
-    validation_share: float = field(
-        default=0.0, metadata={"help": "Hold out this last part of the training text for validation."}
-    )
     tokenizer: str = field(
         default="word",
         metadata={"help": "`word`, `character` or `bpe`, trained here; or the name of one on the Hub, or its folder."},
@@ -76,8 +76,6 @@ class TextArguments(SourceArguments):
 
 def check_text_arguments(data: TextArguments) -> None:
     check_source_arguments(data)
-    if not 0 <= data.validation_share < 1:
-        stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     if data.vocab_size < 2:
         stop(f"--vocab-size must be at least 2, got {data.vocab_size}")
     if data.min_frequency < 1:
@@ -93,6 +91,8 @@ def check_source_arguments(data: SourceArguments) -> None:
         stop("--validation-file and --test-file go with --train-file: a --dataset has splits of its own")
     if data.dataset_config is not None and data.dataset is None:
         stop("--dataset-config goes with --dataset")
+    if not 0 <= data.validation_share < 1:
+        stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     for split in SPLITS:
         path = getattr(data, f"{split}_file")
         if path is not None and not Path(path).is_file():
@@ -157,6 +157,8 @@ def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[A
                     columns[column].append(read(row[column]))
                 except ValueError as error:
                     raise ValueError(f"row {number}: column {column!r} holds {error}") from error
+        if not any(columns.values()):
+            raise ValueError("there are no rows")
     return columns
 
 

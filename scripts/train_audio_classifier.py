@@ -106,8 +106,6 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
             readers[data.held_out_column] = functools.partial(a_label, feature=features.get(data.held_out_column))
         columns = reader.read_columns(name, rows, readers)
         labels = columns[data.label_column]
-        if not labels:
-            stop(f"{name}: the {split} split is empty")
         if split == "train":
             names = all_names(labels, features.get(data.label_column))
             if len(names) < 2:

@@ -102,8 +102,6 @@ def read_utterances(data: DataArguments) -> tuple[dict[str, Dataset], int]:
         readers = {data.text_column: transcript_reader((rows.features or {}).get(data.text_column))}
         columns = reader.read_columns(name, rows, readers)
         texts = columns[data.text_column]
-        if not texts:
-            stop(f"{name}: the {split} split is empty")
         origins = [f"{name}: row {number}" for number in range(1, len(texts) + 1)]
         splits[split] = make_rows(audio=columns[data.audio_column], text=texts, origin=origins)
     return splits, reader.sampling_rate

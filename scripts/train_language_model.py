@@ -66,6 +66,9 @@ class DataArguments(TextArguments):
             "from zero, or document by document."
         },
     )
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Hold out this last part of the training text for validation."}
+    )
     zero_state_window: int | None = field(
         default=None, metadata={"help": "Score windows of so many tokens, each from a zero state, beside the text."}
     )

@@ -103,9 +103,6 @@ class DataArguments(TextArguments):
         default="bpe",
         metadata={"help": "`bpe`, `word` or `character`, trained here; or the name of one on the Hub, or its folder."},
     )
-    validation_share: float = field(
-        default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
-    )
     max_source_length: int | None = field(
         default=None, metadata={"help": "Leave out training pairs with a source of more tokens."}
     )
@@ -160,8 +157,6 @@ def read_pairs(data: DataArguments) -> dict[str, Dataset]:
     for split, (name, rows) in read_splits(data).items():
         columns = read_columns(name, rows, {data.text_column: sentences_of, data.target_column: texts_of})
         sources = columns[data.text_column]
-        if not sources:
-            stop(f"{name}: the {split} split is empty")
         splits[split] = Dataset.from_dict(
             {
                 "source": [" ".join(sentences) for sentences in sources],

@@ -146,8 +146,6 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
         readers = dict.fromkeys(text_columns(data), a_text)
         readers[data.label_column] = functools.partial(a_label, feature=feature, known=names)
         columns[split] = read_columns(name, rows, readers)
-        if not columns[split][data.label_column]:
-            stop(f"{name}: the {split} split is empty")
         if split == "train":
             if not any(map(str.strip, columns[split][data.text_column])):
                 stop(f"{name}: column {data.text_column!r} holds no words")

@@ -77,9 +77,6 @@ ENTITY_METRICS = ("precision", "recall", "f1", "accuracy")
 class DataArguments(TextArguments):
     text_column: str = field(default="tokens", metadata={"help": "The column with the words of a text, a list."})
     tag_column: str = field(default="tags", metadata={"help": "The column with their tags, a list as long."})
-    validation_share: float = field(
-        default=0.0, metadata={"help": "Hold out so much of the training rows for validation, drawn at random."}
-    )
     max_length: int | None = field(
         default=None, metadata={"help": "Cut training texts to so many tokens; without this they are read whole."}
     )
@@ -100,8 +97,6 @@ def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
         readers = {data.text_column: list_of(a_text_with_words), data.tag_column: list_of(read_tag)}
         columns = read_columns(name, rows, readers)
         sentences, tags = columns[data.text_column], columns[data.tag_column]
-        if not sentences:
-            stop(f"{name}: the {split} split is empty")
         for number, (words, row_tags) in enumerate(zip(sentences, tags, strict=True), start=1):
             if len(words) != len(row_tags):
                 stop(f"{name}: row {number}: there are {len(words)} words, but {len(row_tags)} tags")

@@ -222,7 +222,7 @@ MISTAKES = {
     "one label": (["--train-file", "one.jsonl"], "one.jsonl: column 'label' holds one label only"),
     "unknown label": (["--test-file", "other.jsonl"], "other.jsonl: row 2: column 'label' holds the label 'noise'"),
     "other rate": (["--test-file", "fast.jsonl"], "fast.jsonl: row 1: column 'audio' holds a recording of 8000 Hz"),
-    "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
+    "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
     "no file": (["--validation-file", "none.jsonl"], "there is no file 'none.jsonl'"),
     "metric": (["--metric-for-best-model", "f1"], "the metrics are accuracy, loss, macro_f1"),
     "wrong model": (["--model-overrides", "{stride: 0}"], "stride"),

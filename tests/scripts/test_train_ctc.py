@@ -249,7 +249,7 @@ MISTAKES = {
     "no text": (["--train-file", "untold.jsonl"], "row 2: column 'text' holds None, which is no text"),
     "bar": (["--train-file", "bar.jsonl"], "row 2: column 'text' holds 'a|b', and '|'"),
     "too fast": (["--strings", "0", "--train-file", "fast.jsonl"], "fast.jsonl: row 2: the transcript '1111"),
-    "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
+    "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
     "metric": (["--metric-for-best-model", "accuracy"], "the metrics are character_error_rate, loss, word_error_rate"),
     "fixed": (["--model-overrides", "{vocab_size: 3}"], "data or other options decide: vocab_size"),
     "words": (["--max-words", "0"], "--max-words must be at least 1, got 0"),

@@ -259,7 +259,7 @@ MISTAKES = {
     "no text": (["--train-file", "gap.jsonl"], "gap.jsonl: row 2: column 'target' holds None, which is no text"),
     "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: row 1: column 'source' holds ' ', which has no words"),
     "no reference": (["--test-file", "none.jsonl"], "none.jsonl: row 1: column 'target' holds [], which is no text"),
-    "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
+    "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
     "no file": (["--validation-file", "missing.jsonl"], "there is no file 'missing.jsonl'"),
     "length": (["--max-source-length", "0"], "--max-source-length must be at least 1, got 0"),
     "beams": (["--num-beams", "0"], "--num-beams must be at least 1, got 0"),

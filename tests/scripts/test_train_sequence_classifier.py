@@ -499,7 +499,7 @@ MISTAKES = {
     "no text": (["--train-file", "untold.jsonl"], "untold.jsonl: row 1: column 'text' holds 5, which is no text"),
     "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: column 'text' holds no words"),
     "one label": (["--train-file", "one.csv"], "one.csv: column 'label' holds one label only, 'good'"),
-    "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
+    "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
     "not JSON": (["--train-file", "broken.jsonl"], "broken.jsonl: "),
     "no validation": (["--validation-file", "none.csv"], "there is no file 'none.csv'"),
     "few of a label": (

@@ -276,7 +276,7 @@ MISTAKES = {
         "row 1: column 'tags' holds None, which is no label",
     ),
     "unknown tag": (["--test-file", "other.jsonl"], "other.jsonl: row 2: column 'tags' holds the label 'B-tree'"),
-    "empty split": (["--test-file", "empty.csv"], "empty.csv: the test split is empty"),
+    "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
     "no validation": (["--validation-file", "none.jsonl"], "there is no file 'none.jsonl'"),
     "length": (["--max-length", "0"], "--max-length must be at least 1, got 0"),
     "metric": (["--metric-for-best-model", "macro_f1"], "the metrics are accuracy, f1, loss, precision, recall"),
