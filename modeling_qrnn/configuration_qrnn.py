@@ -15,9 +15,10 @@
 
 import copy
 import math
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import as_validated_field, strict
 from transformers import PreTrainedConfig
 from transformers.utils.type_validators import interval
 
@@ -25,6 +26,22 @@ from transformers.utils.type_validators import interval
 _size = interval(min=1)
 _probability = interval(min=0.0, max=1.0, exclude_max=True)
 _weight = interval(min=0.0)
+
+
+def _or_none(is_allowed: Callable[[Any], bool], allowed: str) -> Callable[..., Any]:
+    """A field with values of that kind, or `None`."""
+
+    @as_validated_field
+    def validated(value):
+        if value is not None and not is_allowed(value):
+            raise ValueError(f"Value must be {allowed} or None, got {value}.")
+
+    return validated
+
+
+_size_or_none = _or_none(lambda value: value >= 1, "at least 1")
+_weight_or_none = _or_none(lambda value: value >= 0, "at least 0")
+_probability_or_none = _or_none(lambda value: 0 <= value < 1, "a probability in [0, 1)")
 
 
 def _per_layer(kernel_size: int | list[int], num_layers: int) -> list[int]:
@@ -48,7 +65,7 @@ class QRNNStackConfig(PreTrainedConfig):
     connection: Literal["plain", "dense", "residual"] = "plain"
     norm: Literal["layer_norm", "rms_norm"] | None = None
     norm_eps: float | int = _weight(default=1e-6)
-    intermediate_size: int | None = None
+    intermediate_size: int | None = _size_or_none(default=None)
     bidirectional: bool = False
     forget_bias: float | int = 0.0
     zoneout: float | int = _probability(default=0.0)
@@ -58,7 +75,7 @@ class QRNNStackConfig(PreTrainedConfig):
     weight_dropout: float | int = _probability(default=0.0)
     locked_dropout: bool = False
     initializer_range: float | int = _weight(default=0.02)
-    gate_initializer_range: float | int | None = None
+    gate_initializer_range: float | int | None = _weight_or_none(default=None)
     use_cache: bool | None = None
 
     def __post_init__(self, **kwargs):
@@ -124,22 +141,13 @@ class QRNNStackConfig(PreTrainedConfig):
                 f"got {self.kernel_size}"
             )
 
-    def validate_gates(self):
-        """Part of `@strict`-powered validation: the range of a gate's field that may also be `None`."""
-        if self.gate_initializer_range is not None and self.gate_initializer_range < 0:
-            raise ValueError(f"`gate_initializer_range` must be at least 0 or None, got {self.gate_initializer_range}")
-
     def validate_connection(self):
         """Part of `@strict`-powered validation: a residual block has a norm, and it alone an MLP."""
         if self.connection == "residual" and self.norm is None:
             raise ValueError("`norm` must be 'layer_norm' or 'rms_norm' with connection='residual', got None")
         if self.norm is not None and self.norm_eps == 0:  # at a pad, which is zero, the gradient would be NaN
             raise ValueError(f"`norm_eps` must be above 0 with norm={self.norm!r}, got {self.norm_eps}")
-        if self.intermediate_size is None:
-            return
-        if self.intermediate_size < 1:
-            raise ValueError(f"`intermediate_size` must be at least 1 or None, got {self.intermediate_size}")
-        if self.connection != "residual":
+        if self.intermediate_size is not None and self.connection != "residual":
             raise ValueError(
                 f"`intermediate_size` must be None unless connection='residual', got {self.intermediate_size} "
                 f"with connection={self.connection!r}"
@@ -170,9 +178,9 @@ class QRNNTextConfig(QRNNStackConfig):
     """
 
     vocab_size: int = _size(default=10_000)
-    embedding_size: int | None = None
+    embedding_size: int | None = _size_or_none(default=None)
     embedding_dropout: float | int = _probability(default=0.0)
-    embedding_initializer_range: float | int | None = None
+    embedding_initializer_range: float | int | None = _weight_or_none(default=None)
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -192,15 +200,6 @@ class QRNNTextConfig(QRNNStackConfig):
         """The width of the token embeddings and of `inputs_embeds`."""
         return self.embedding_size or self.hidden_size
 
-    def validate_embeddings(self):
-        """Part of `@strict`-powered validation: the ranges of fields that may also be `None`."""
-        if self.embedding_size is not None and self.embedding_size < 1:
-            raise ValueError(f"`embedding_size` must be at least 1 or None, got {self.embedding_size}")
-        if self.embedding_initializer_range is not None and self.embedding_initializer_range < 0:
-            raise ValueError(
-                f"`embedding_initializer_range` must be at least 0 or None, got {self.embedding_initializer_range}"
-            )
-
 
 @strict
 class QRNNClassifierConfig(QRNNStackConfig):
@@ -214,17 +213,8 @@ class QRNNClassifierConfig(QRNNStackConfig):
     """
 
     classifier_pooling: Literal["last", "max", "mean", "concat"] = "last"
-    classifier_dropout: float | int | None = None
-    classifier_hidden_size: int | None = None
-
-    def validate_classifier(self):
-        """Part of `@strict`-powered validation: the ranges of the classifier's fields that may also be `None`."""
-        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
-            raise ValueError(f"`classifier_hidden_size` must be at least 1 or None, got {self.classifier_hidden_size}")
-        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout < 1:
-            raise ValueError(
-                f"`classifier_dropout` must be a probability in [0, 1) or None, got {self.classifier_dropout}"
-            )
+    classifier_dropout: float | int | None = _probability_or_none(default=None)
+    classifier_hidden_size: int | None = _size_or_none(default=None)
 
 
 @strict
@@ -654,7 +644,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
 
     hidden_size: int = _size(default=128)
     prediction_length: int = _size(default=24)
-    context_length: int | None = None
+    context_length: int | None = _size_or_none(default=None)
     num_input_channels: int = _size(default=1)
     channel_mode: Literal["independent", "mixed"] = "independent"
     channel_embedding: bool = False
@@ -688,9 +678,7 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
             raise ValueError("`bidirectional` must be False in a model of time series, got True")
 
     def validate_lengths(self):
-        """Part of `@strict`-powered validation: a context of at least one value; one state for each patch."""
-        if self.context_length is not None and self.context_length < 1:
-            raise ValueError(f"`context_length` must be at least 1 or None, got {self.context_length}")
+        """Part of `@strict`-powered validation: one state for each patch."""
         if self.horizon == "autoregressive" and self.num_head_states != 1:
             raise ValueError(
                 f"`num_head_states` must be 1 with horizon='autoregressive', which makes each patch from the state "

@@ -95,6 +95,9 @@ WRONG_FIELDS = [
     ("classifier_hidden_size", 2.5, "int"),
     ("classifier_dropout", "half", "float"),
     ("gate_initializer_range", "wide", "float"),
+    *((name, -0.1, "at least 0 or None") for name in ("gate_initializer_range", "embedding_initializer_range")),
+    *((name, 0, "at least 1 or None") for name in ("embedding_size", "intermediate_size", "classifier_hidden_size")),
+    *(("classifier_dropout", value, "a probability in [0, 1) or None") for value in (1.0, -0.5)),
     ("forget_bias", "big", "float"),
     ("bidirectional", "yes", "bool"),
     ("locked_dropout", "yes", "bool"),
@@ -117,15 +120,8 @@ def test_wrong_fields(name, value, allowed):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"embedding_size": 0}, ["`embedding_size`", "at least 1 or None", "got 0"]),
-        ({"embedding_initializer_range": -0.1}, ["`embedding_initializer_range`", "at least 0 or None", "got -0.1"]),
-        ({"gate_initializer_range": -0.1}, ["`gate_initializer_range`", "at least 0 or None", "got -0.1"]),
-        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "at least 1 or None", "got 0"]),
-        ({"connection": "residual", "intermediate_size": 0}, ["`intermediate_size`", "at least 1 or None", "got 0"]),
         ({"norm": "rms_norm", "norm_eps": 0}, ["`norm_eps`", "above 0", "'rms_norm'", "got 0"]),
         ({"intermediate_size": 8}, ["`intermediate_size`", "None unless connection='residual'", "got 8", "'plain'"]),
-        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "[0, 1) or None", "got 1.0"]),
-        ({"classifier_dropout": -0.5}, ["`classifier_dropout`", "[0, 1) or None", "got -0.5"]),
         ({"kernel_size": 0}, ["`kernel_size`", "from 1 up", "got 0"]),
         ({"kernel_size": [2, 0]}, ["`kernel_size`", "from 1 up", "got [2, 0]"]),
         ({"kernel_size": [2, 2, 2]}, ["`kernel_size`", "one per layer (2)", "got [2, 2, 2]"]),
@@ -143,6 +139,13 @@ def test_fields_that_do_not_fit(options, parts):
     with pytest.raises(StrictDataclassClassValidationError) as error:
         QRNNConfig(**options)
     assert all(part in str(error.value) for part in parts)
+
+
+def test_fields_are_checked_when_they_are_set():
+    config = QRNNConfig()
+    for name in ("embedding_size", "intermediate_size", "classifier_hidden_size", "hidden_size"):
+        with pytest.raises(StrictDataclassFieldValidationError, match=name):
+            setattr(config, name, 0)
 
 
 def test_an_odd_embedding_is_fine_where_it_is_not_split():
@@ -429,6 +432,8 @@ def test_subsampling_ratio(options, ratio):
         ("ctc_zero_infinity", "yes", "bool"),
         ("pad_token_id", None, "int"),
         ("classifier_pooling", "first", "'last', 'max', 'mean', 'concat'"),
+        ("classifier_hidden_size", 0, "at least 1 or None"),
+        ("classifier_dropout", 1.0, "[0, 1) or None"),
     ],
     ids=str,
 )
@@ -443,8 +448,6 @@ def test_wrong_fields_of_speech(name, value, allowed):
     [
         ({"pad_token_id": 32}, ["`pad_token_id`", "vocab_size - 1 = 31", "got 32"]),
         ({"pad_token_id": -1}, ["`pad_token_id`", "got -1"]),
-        ({"classifier_hidden_size": 0}, ["`classifier_hidden_size`", "got 0"]),
-        ({"classifier_dropout": 1.0}, ["`classifier_dropout`", "got 1.0"]),
         ({"bidirectional": True, "use_cache": True}, ["`use_cache`", "False or None", "got True"]),
         ({"kernel_size": [2]}, ["`kernel_size`", "one per layer (2)"]),
     ],
@@ -516,6 +519,7 @@ class TestTimeSeries:
             ("loss", "crps", "'mse', 'mae', 'huber', 'nll', 'quantile'"),
             ("distribution_output", "poisson", "'student_t', 'normal', 'negative_binomial'"),
             ("context_length", "long", "int"),
+            ("context_length", 0, "at least 1 or None"),
             ("value_scale", ["wide"], "float"),
         ],
         ids=str,
@@ -529,7 +533,6 @@ class TestTimeSeries:
         ("options", "parts"),
         [
             ({"bidirectional": True}, ["`bidirectional`", "False", "got True"]),
-            ({"context_length": 0}, ["`context_length`", "at least 1 or None", "got 0"]),
             ({"horizon": "autoregressive", "num_head_states": 2}, ["`num_head_states`", "must be 1", "got 2"]),
             ({"channel_mode": "mixed", "channel_embedding": True}, ["`channel_embedding`", "False", "got True"]),
             ({"value_loc": [1.0, 2.0]}, ["`value_loc`", "each of the 1 input channels", "got 2"]),
