@@ -11,9 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""scripts/benchmark.py: its statistics, its refusals, its files, its mistakes."""
+"""scripts/benchmark.py: its settings, its refusals, its files, its mistakes."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -26,6 +25,11 @@ import pytest
 import torch
 import transformers
 from matplotlib.image import imread
+
+import benchmark
+from benchmark_models import build_models, generate, make_tokens
+from benchmark_report import Report
+from modeling_qrnn.pooling_qrnn import GATES
 
 
 ROOT = Path(__file__).parents[2]
@@ -42,17 +46,7 @@ def _verbosity():
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module  # a dataclass looks its module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark"]
-
-
-@pytest.fixture(scope="module")
-def finished(benchmark, tmp_path_factory):
+def finished(tmp_path_factory):
     """What a quick run of a command printed, and its record; each runs once."""
     runs = {}
     folder = tmp_path_factory.mktemp("finished")
@@ -69,7 +63,7 @@ def finished(benchmark, tmp_path_factory):
 
 
 @pytest.fixture
-def broken_backend(benchmark, monkeypatch):
+def broken_backend(monkeypatch):
     """Let a backend compute something else: a function from its results to wrong ones."""
     pooling = benchmark.recurrent_pooling
 
@@ -83,77 +77,22 @@ def broken_backend(benchmark, monkeypatch):
     return install
 
 
-# --- statistics ------------------------------------------------------------------------------------------------------
+# --- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_summary_by_hand(benchmark):
-    summary = benchmark.summarize([3.0, 2.0, 9.0, 4.0, 5.0, 6.0, 7.0, 8.0, 2.5, 100.0])
-    assert summary == {"fastest": 2.0, "median": 5.5, "spread": (9.0 - 2.0) / 2.0, "runs": 10}
-    assert benchmark.summarize([0.5]) == {"fastest": 0.5, "median": 0.5, "spread": 0.0, "runs": 1}
-
-
-def test_ratios_are_of_the_fastest_runs(benchmark):
-    summaries = {name: benchmark.summarize(times) for name, times in {"a": [4, 2, 9], "b": [3, 30]}.items()}
-    rows = benchmark.make_rows("case", summaries, baseline="a")
-    assert [(row["contender"], row["ratio"]) for row in rows] == [("a", 1.0), ("b", 1.5)]
-    # Without its baseline a row still has its times.
-    assert "ratio" not in benchmark.make_rows("case", {"b": benchmark.summarize([3])}, baseline="a")[0]
-
-
-def arguments(benchmark, *options):
+def arguments(*options):
     return benchmark.parse_arguments([*options, "--quick"])
 
 
-def test_contenders_take_turns_in_both_directions(benchmark):
-    calls = []
-    contenders = [
-        benchmark.Contender("a", lambda argument: calls.append(("a", argument)), lambda: "made for a"),
-        benchmark.Contender("b", lambda argument: calls.append(("b", argument)), lambda: "made for b"),
-    ]
-    benchmark.SHORTEST_SAMPLE, shortest = 1e-12, benchmark.SHORTEST_SAMPLE  # one run is a sample
-    try:
-        args = arguments(benchmark, "layer", "--rounds", "3")
-        results = benchmark.measure(contenders, "here", 1, args, benchmark.Report())
-    finally:
-        benchmark.SHORTEST_SAMPLE = shortest
-    assert [name for name, _ in calls[4:]] == ["a", "b", "b", "a", "a", "b"]
-    assert {argument for _, argument in calls} == {"made for a", "made for b"}
-    assert {name: summary["runs"] for name, summary in results.items()} == {"a": 3, "b": 3}
-
-
-def test_what_is_too_fast_to_time_repeats_within_a_sample(benchmark):
-    calls = []
-    contender = benchmark.Contender("fast", calls.append, lambda: None)
-    args = arguments(benchmark, "layer", "--rounds", "2")
-    summary = benchmark.measure([contender], "here", 1, args, benchmark.Report())["fast"]
-    assert len(calls) > 20
-    assert summary["fastest"] < 1e-3
-
-
-def settings_of_torch():
-    return torch.get_num_threads(), torch.get_float32_matmul_precision()
-
-
-@pytest.mark.parametrize("precision", ["highest", "medium"])
-def test_threads_and_precision_are_set_and_given_back(precision, benchmark):
-    """What is verified before has the precision that PyTorch begins with."""
-    seen = []
-    contender = benchmark.Contender("settings", lambda _: seen.append(settings_of_torch()))
-    args = arguments(benchmark, "layer", "--float32-matmul-precision", precision)
-    benchmark.measure([contender], "here", 2, args, benchmark.Report())
-    assert set(seen) == {(2, precision)}
-    assert settings_of_torch() == (1, "highest")
-
-
-def test_precision_is_in_the_titles(benchmark):
-    args = arguments(benchmark, "layer", "--float32-matmul-precision", "medium")
+def test_precision_is_in_the_titles():
+    args = arguments("layer", "--float32-matmul-precision", "medium")
     assert benchmark.setting(args, "float32", 1) == "float32 (medium precision of products), 1 thread"
     assert benchmark.setting(args, "bfloat16", 1) == "bfloat16, 1 thread"
-    assert benchmark.setting(arguments(benchmark, "layer"), "float32", 1) == "float32, 1 thread"
-    assert benchmark.setting(arguments(benchmark, "pooling"), "float32", 2) == "float32, 2 threads"
+    assert benchmark.setting(arguments("layer"), "float32", 1) == "float32, 1 thread"
+    assert benchmark.setting(arguments("pooling"), "float32", 2) == "float32, 2 threads"
 
 
-def test_gpu_has_sizes_of_its_own(benchmark, monkeypatch):
+def test_gpu_has_sizes_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     args = benchmark.parse_arguments(["pooling", "--device", "cuda", "--threads", "1", "2"])
     assert args.dtype == ["bfloat16"]
@@ -165,7 +104,7 @@ def test_gpu_has_sizes_of_its_own(benchmark, monkeypatch):
     assert (given.dtype, given.shapes) == (["float16"], [(2, 3, 4)])
 
 
-def test_all_threads_and_one_are_one_on_a_single_thread(benchmark):
+def test_all_threads_and_one_are_one_on_a_single_thread():
     assert benchmark.parse_arguments(["layer"]).threads == [1]
     assert benchmark.parse_arguments(["layer", "--threads", "3", "all", "1"]).threads == [3, 1]
 
@@ -173,31 +112,11 @@ def test_all_threads_and_one_are_one_on_a_single_thread(benchmark):
 @pytest.mark.parametrize(
     "pooling, which, tensors", [("fo", "forward", 4), ("fo", "backward", 7), ("ifo", "forward", 5)]
 )
-def test_bytes_that_pooling_moves(pooling, which, tensors, benchmark):
+def test_bytes_that_pooling_moves(pooling, which, tensors):
     output = torch.zeros(2, 3, 5)
-    n_bytes = benchmark.pooling_bytes(which, benchmark.N_GATES[pooling], output)
+    n_bytes = benchmark.pooling_bytes(which, len(GATES[pooling]), output)
     assert n_bytes == tensors * 2 * 3 * 5 * 4
     assert benchmark.copy_bytes(n_bytes, output)(None).nbytes == n_bytes // 2  # the other half is read
-
-
-def test_saved_bytes_by_hand(benchmark):
-    x = torch.randn(10, requires_grad=True)
-    assert benchmark.saved_bytes(lambda: x * x) == 40  # the same tensor twice
-    assert benchmark.saved_bytes(lambda: x.exp() * x) == 80
-    assert benchmark.saved_bytes(lambda: x + 1) == 0
-
-
-def test_peak_bytes_by_hand(benchmark):
-    def run():
-        first = torch.zeros(1000)
-        second = torch.zeros(2000)
-        del first, second
-        return torch.zeros(500)
-
-    assert benchmark.peak_bytes(run, "cpu") == 12_000
-    left = []
-    assert benchmark.peak_bytes(lambda: left.append(torch.zeros(100_000)), "cpu") == 400_000
-    assert benchmark.peak_bytes(run, "cpu") == 12_000  # what is left of an earlier run does not count
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -219,10 +138,10 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("quantity", SPOILED)
-def test_wrong_backend_is_refused(quantity, benchmark, broken_backend, tmp_path, capsys):
+def test_wrong_backend_is_refused(quantity, broken_backend, tmp_path, capsys):
     broken_backend(SPOILED[quantity])
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["pooling", "--quick", "--output-dir", str(tmp_path)])
+        benchmark.main(["pooling", "--quick", "--backends", "torch", "--output-dir", str(tmp_path)])
     message = stopped.value.code
     assert "\n" not in message
     assert message.startswith("benchmark.py: error: backend 'torch'")
@@ -232,21 +151,21 @@ def test_wrong_backend_is_refused(quantity, benchmark, broken_backend, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_backend_that_is_wrong_only_at_size_is_refused(benchmark, broken_backend):
+def test_backend_that_is_wrong_only_at_size_is_refused(broken_backend):
     broken_backend(lambda h, c_last, logits: (h.index_fill(2, torch.tensor(h.shape[2] - 1), 9.0), c_last))
-    args = arguments(benchmark, "pooling", "--shapes", "3x5x50")
+    args = arguments("pooling", "--shapes", "3x5x50")
     with pytest.raises(benchmark.WrongResult, match=r"backend 'torch' at 3x5x50 in torch\.float32 is wrong: h is off"):
         benchmark.verify_at_size("torch", *benchmark.make_pooling_inputs((3, 5, 50), args, "float32"), pooling="fo")
 
 
-def test_wrong_layer_is_refused(benchmark, broken_backend, tmp_path):
+def test_wrong_layer_is_refused(broken_backend, tmp_path):
     broken_backend(lambda h, c_last, gate_logits: (h + (h.shape == (2, 16, 32)), c_last), name="reference")
     with pytest.raises(SystemExit, match=r"error: QRNNLayer at 2x16x32 in torch\.float32 is wrong: h is off by"):
         benchmark.main(["layer", "--quick", "--output-dir", str(tmp_path)])
 
 
 @pytest.mark.parametrize("command", ["training", "generation"])
-def test_language_models_are_refused_if_the_default_backend_is_wrong(command, benchmark, broken_backend, tmp_path):
+def test_language_models_are_refused_if_the_default_backend_is_wrong(command, broken_backend, tmp_path):
     broken_backend(lambda h, c_last, gate_logits: (h, c_last * 1.01), name=None)
     with pytest.raises(SystemExit, match=r"the default backend with f-pooling in torch\.float32 is wrong: c_last"):
         benchmark.main([command, "--quick", "--output-dir", str(tmp_path)])
@@ -260,7 +179,7 @@ def test_gpu_packages_that_are_not_there_are_left_out(finished):
         assert line in record["notes"]
 
 
-def test_peer_recurrences_are_verified(benchmark, monkeypatch):
+def test_peer_recurrences_are_verified(monkeypatch):
     """Stand-ins with the interfaces of the GPU packages: right ones are timed, a wrong one is not."""
 
     def hgrn(x, g, wrong=0.0):
@@ -285,7 +204,7 @@ def test_peer_recurrences_are_verified(benchmark, monkeypatch):
     monkeypatch.setattr(
         benchmark, "PEER_RECURRENCES", {name: (module.__name__, "run") for name, module in modules.items()}
     )
-    args, report = arguments(benchmark, "pooling", "--passes", "backward"), benchmark.Report()
+    args, report = arguments("pooling", "--passes", "backward", "--backends", "torch"), Report()
     benchmark.benchmark_pooling(args, report)
     timed = {row["contender"] for row in report.panels[0]["rows"]}
     right = {"fla chunk_hgrn", "accelerated-scan warp"}
@@ -294,73 +213,19 @@ def test_peer_recurrences_are_verified(benchmark, monkeypatch):
     assert any("fla fused_recurrent_hgrn (WrongResult: " in note for note in report.notes)
 
 
-def test_what_a_peer_raises_leaves_it_out_and_what_we_raise_does_not(benchmark, capsys):
-    def fail(_):
-        raise RuntimeError("does not\nrun here")
-
-    args, report = arguments(benchmark, "layer"), benchmark.Report()
-    contenders = [benchmark.Contender("peer", fail), benchmark.Contender("fine", lambda _: None)]
-    assert list(benchmark.measure(contenders, "2x3x4", 1, args, report)) == ["fine"]
-    assert capsys.readouterr().out == "Left out: peer, 2x3x4 (RuntimeError: does not run here)\n"
-    with pytest.raises(RuntimeError):
-        benchmark.measure([benchmark.Contender("ours", fail, is_ours=True)], "2x3x4", 1, args, report)
-
-
-def test_models_that_do_not_fit_into_memory_are_left_out(benchmark, monkeypatch, capsys):
-    args = arguments(benchmark, "training", "--models", "Llama")
-    models = benchmark.build_models(args, "float32", benchmark.Report())
-    monkeypatch.setattr(benchmark, "free_bytes", lambda device: 10**9)
-    assert benchmark.that_fit(models, benchmark.prefill, 1, 16, args, benchmark.Report()).keys() == models.keys()
-    assert not benchmark.that_fit(models, benchmark.prefill, 100_000, 16, args, benchmark.Report())
-    assert re.search(
-        r"Left out: Llama, batch 100000 of 16 tokens \(needs about \d+ GB of memory\)", capsys.readouterr().out
-    )
-
-
-# --- models ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [["--quick"], [], ["--hidden-size", "640", "--vocab-size", "10000"]])
-def test_peers_have_as_many_parameters(options, benchmark):
-    args = benchmark.parse_arguments(["generation", *options])
-    ours = benchmark.model_config("QRNN", args.hidden_size, args.layers, args)
-    wanted = benchmark.count_parameters(ours)
-    for name in benchmark.MODELS[1:]:
-        config = benchmark.equal_config(name, wanted, args)
-        assert benchmark.count_parameters(config) == pytest.approx(wanted, rel=0.05)
-        assert config.vocab_size == ours.vocab_size
-
-
-def test_counted_parameters_are_those_of_the_model(benchmark):
-    args = arguments(benchmark, "training")
-    for name, model in benchmark.build_models(args, "float32", benchmark.Report()).items():
-        positions = model.transformer.wpe.weight.numel() if name == "GPT-2" else 0
-        assert benchmark.count_parameters(model.config) == model.num_parameters() - positions
-
-
-def test_weights_by_input_are_the_same_weights(benchmark):
-    tokens = torch.arange(12).view(2, 6)
-    logits = []
-    for options in ([], ["--weights-by-input"]):
-        torch.manual_seed(4)
-        args = arguments(benchmark, "generation", "--models", "Llama", *options)
-        models = benchmark.build_models(args, "float32", benchmark.Report())
-        linears = [x for model in models.values() for x in model.modules() if isinstance(x, torch.nn.Linear)]
-        assert all(linear.weight.stride(0 if options else 1) == 1 for linear in linears)
-        logits.append([model(tokens).logits for model in models.values()])
-    torch.testing.assert_close(*logits)
+# --- generation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["QRNN", "GPT-2", "Llama", "Mamba", "Mamba2"])
-def test_generation_goes_on_from_the_cache(name, benchmark):
+def test_generation_goes_on_from_the_cache(name):
     """The timed continuation says what generate() says from the whole text."""
-    args = arguments(benchmark, "generation", "--models", name)
-    model = benchmark.build_models(args, "float32", benchmark.Report())[name]
+    args = arguments("generation", "--models", name)
+    model = build_models(args, torch.float32, Report())[name]
     torch.manual_seed(3)
     contender = benchmark.continuation("after 20", name, model, 20, args)
     first, again = (contender.run(contender.setup())[:, -args.new_tokens :] for _ in range(2))
     torch.manual_seed(3)
-    whole = benchmark.generate(model, args.new_tokens, benchmark.make_tokens(1, 21, args))[:, -args.new_tokens :]
+    whole = generate(model, args.new_tokens, make_tokens(1, 21, args))[:, -args.new_tokens :]
     assert torch.equal(first, whole)
     assert torch.equal(first, again)
 
@@ -460,7 +325,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(mistake, benchmark, tmp_path, monkeypatch, capsys):
+def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     Path("file.txt").touch()
@@ -474,7 +339,7 @@ def test_mistakes(mistake, benchmark, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_the_defaults_are(command, benchmark, capsys):
+def test_help_says_what_the_defaults_are(command, capsys):
     with pytest.raises(SystemExit):
         benchmark.main([command, "--help"])
     text = capsys.readouterr().out
