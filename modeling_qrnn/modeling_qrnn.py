@@ -806,7 +806,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             `(batch, positions, vocab_size)`; `cache`.
 
         Raises:
-            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the classes.
+            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the vocabulary.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -918,7 +918,7 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
             `loss` if there are labels, and `logits` `(batch, seq_len, vocab_size)`.
 
         Raises:
-            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the classes.
+            ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the vocabulary.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -1087,7 +1087,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_sequence_labels(labels, len(logits), self.config)
+            check_sequence_labels(labels, logits.shape[0], self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

@@ -415,7 +415,7 @@ class QRNNForAudioClassification(QRNNSpeechPreTrainedModel):
 
         loss = None
         if labels is not None:
-            check_sequence_labels(labels, len(logits), self.config)
+            check_sequence_labels(labels, logits.shape[0], self.config)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,

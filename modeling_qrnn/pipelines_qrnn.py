@@ -246,8 +246,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
                 `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`) or a `pandas.DateOffset`;
                 found in them by default.
                 `prediction_length`: how many values to forecast; the model's own by default.
-                `level`: the probability of the interval; not for a model of points. By default 0.8, or what the
-                quantiles of the model span if that is less.
+                `level`: the probability of the interval; not for a model of points. By default 0.8, or
+                that of the widest central interval within the model's quantiles if that is less.
                 `num_samples`: how many sample paths mean, median and interval are taken from, 1000 by default; not
                 for a model of points.
                 `seed`: of the samples, 0 by default, so that the same frame has the same forecast; `None` for torch's

@@ -143,12 +143,13 @@ class QRNNSpeechStream:
     def _load_cache(self, state: Mapping[str, torch.Tensor]) -> Cache:
         """The model's part of a state, which is there once it has read a step."""
         config = self.model.config
-        if int(state["num_frames"]) < config.subsampling_ratio:
+        of_model = {name: part.to(self.model.device) for name, part in state.items() if name.startswith("layers.")}
+        if not of_model and int(state["num_frames"]) < config.subsampling_ratio:
             return DynamicCache(config=config)
+        num_layers = max((int(name.split(".")[1]) + 1 for name in of_model), default=config.num_hidden_layers)
         parts = ("conv_state", "recurrent_state", "length")
-        names = [f"layers.{index}.{part}" for index in range(config.num_hidden_layers) for part in parts]
-        check_parts(state, names)
-        return cache_from_tensors({name: state[name].to(self.model.device) for name in names}, config)
+        check_parts(state, [f"layers.{index}.{part}" for index in range(num_layers) for part in parts])
+        return cache_from_tensors(of_model, config)
 
 
 def check_parts(state: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:

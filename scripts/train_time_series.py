@@ -388,7 +388,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             source = describe_data(data, series, splits)
             run = describe_run(__file__, "time-series-forecasting", source, trainer, settings, scores)
             run |= {"baselines": baselines, "lengths": (data.context_length, data.prediction_length)}
-            run |= {"targets": training_part.columns.tolist(), "covariates": names_in(data.covariate_columns)}
+            run["covariates"] = names_in(data.covariate_columns)
+            if data.target_columns or run["covariates"]:  # without these all columns are
+                run["targets"] = training_part.columns.tolist()
             run["sample"] = write_sample(data, series, windows["test"], folder)
             publish(trainer, run, None, {"mse": "mse", "mae": "mae"})
 

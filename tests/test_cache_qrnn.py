@@ -503,6 +503,7 @@ class TestFiles:
 @given(st.data())
 def test_search_any_history_of_the_cache(data):
     """Chunks, pads, roll-backs, choices of rows and files in any order leave what a run over the rest alone leaves."""
+    data.draw(st.random_module())
     kernel_sizes = data.draw(st.lists(st.integers(1, 4), min_size=3, max_size=3))
     model = QRNNModel(make_config(kernel_sizes)).double().eval()
     cache = data.draw(st.sampled_from(list(CACHES.values())))(model.config)

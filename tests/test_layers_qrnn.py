@@ -954,6 +954,7 @@ def test_search_segments(case, data):
 @search
 @given(st.data())
 def test_search_subsampling(data):
+    data.draw(st.random_module())
     options = {
         "kernel_size": data.draw(st.integers(1, 5)),
         "stride": data.draw(st.integers(1, 3)),

@@ -432,6 +432,16 @@ def test_classification_losses(options, labels, loss, redraw):
     torch.testing.assert_close(output.loss, loss(output.logits, labels))
 
 
+def test_exported_loss_takes_any_batch(redraw):
+    model = redraw(make_model("sequence", problem_type="single_label_classification"))
+    sample = {"input_ids": torch.randint(VOCAB_SIZE, (4, 5)), "labels": torch.tensor([0, 1, 2, 0])}
+    shapes = {name: {0: torch.export.Dim("batch")} for name in sample} | {"use_cache": None}
+    program = torch.export.export(model, (), {**sample, "use_cache": False}, dynamic_shapes=shapes).module()
+    for batch_size in (2, 4, 7):
+        batch = {"input_ids": torch.randint(VOCAB_SIZE, (batch_size, 5)), "labels": torch.arange(batch_size) % 3}
+        torch.testing.assert_close(program(**batch, use_cache=False).loss, model(**batch).loss)
+
+
 def test_hidden_layer_of_the_classifier_learns():
     """The label is the first token's, at the far end of what the read-out sees."""
     model = make_model("sequence", classifier_hidden_size=16, classifier_pooling="concat", classifier_dropout=0.1)

@@ -326,6 +326,16 @@ def test_recordings_are_classified_as_if_alone(redraw, pooling, bidirectional):
 
 
 @torch.no_grad()
+def test_exported_loss_takes_any_batch(redraw):
+    model = make(redraw, QRNNForAudioClassification, num_labels=3, problem_type="single_label_classification")
+    shapes = {"input_features": {0: torch.export.Dim("batch")}, "labels": {0: torch.export.Dim("batch")}}
+    sample = {"input_features": draw(4), "labels": torch.tensor([0, 1, 2, 0])}
+    program = torch.export.export(model, (), sample, dynamic_shapes=shapes).module()
+    for batch_size in (2, 7):
+        batch = {"input_features": draw(batch_size), "labels": torch.arange(batch_size) % 3}
+        close(program(**batch).loss, model(**batch).loss)
+
+
 def test_read_out_of_both_directions(redraw):
     model = make(redraw, QRNNForAudioClassification, bidirectional=True, classifier_pooling="last", stride=2)
     frames = draw()

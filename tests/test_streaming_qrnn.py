@@ -49,7 +49,7 @@ FRONT_ENDS = {
 
 def make_model(redraw, **options) -> QRNNForCTC:
     sizes = {"num_mel_bins": 8, "hop_length": 80, "hidden_size": 6, "vocab_size": len(TOKENS), "kernel_size": [3, 2]}
-    model = redraw(QRNNForCTC(QRNNSpeechConfig(**sizes, **options)).double(), std=1.0)
+    model = redraw(QRNNForCTC(QRNNSpeechConfig(**{**sizes, **options})).double(), std=1.0)
     if not model.config.bidirectional:
         with torch.no_grad():  # no token is likelier than the others, so that there is text to read
             model.ctc_head.bias -= whole_logits(model, draw()).mean(dim=0)
@@ -325,10 +325,27 @@ def test_state_of_another_extractor(redraw, model):
         stream.load_state_dict(state)
 
 
-def test_state_of_another_model(redraw):
-    small, large = make_model(redraw), QRNNForCTC(QRNNSpeechConfig(num_mel_bins=8, hop_length=80, hidden_size=8))
-    stream = QRNNSpeechStream(small, EXTRACTOR)
-    stream.push(draw())
-    other = QRNNSpeechStream(large.double(), EXTRACTOR)
-    with pytest.raises(ValueError, match="state of another model"):
-        other.load_state_dict(stream.state_dict())
+OTHERS = {
+    "wider": {"hidden_size": 8},
+    "deeper": {"num_hidden_layers": 3, "kernel_size": [3, 2, 2]},
+    "shallower": {"num_hidden_layers": 1, "kernel_size": [3]},
+}
+
+
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+def test_state_of_another_model(options, redraw):
+    streams = [QRNNSpeechStream(make_model(redraw, **other), EXTRACTOR) for other in ({}, options)]
+    for stream, other in (streams, streams[::-1]):
+        stream.push(draw())
+        with pytest.raises(ValueError, match="state of another model"):
+            other.load_state_dict(stream.state_dict())
+        other.reset()
+
+
+def test_state_with_more_than_was_read(model):
+    """What is the model's, where too few frames were made for a step of it, is not left out in silence."""
+    first, second = QRNNSpeechStream(model, EXTRACTOR), QRNNSpeechStream(model, EXTRACTOR)
+    first.push(draw())
+    of_model = {name: part for name, part in first.state_dict().items() if name.startswith("layers.")}
+    second.load_state_dict({**second.state_dict(), **of_model})
+    assert second.state_dict().keys() >= of_model.keys()

@@ -140,6 +140,7 @@ def test_options_override_the_recipe(run):
     assert (config["prediction_length"], config["num_input_channels"]) == (9, 1)
     assert scores["test"]["windows"] == 50 - 9 + 1
     assert "linear" not in scores["baselines"] and not (folder / "linear").exists()
+    run_card(folder, frame=make_table().set_index("stamp"))
 
 
 @pytest.mark.parametrize("loss", ["nll", "quantile"])
@@ -152,7 +153,7 @@ def test_distributions_covariates_and_parquet(loss, horizon, run):
     assert (config["num_time_features"], config["num_input_channels"]) == (1, 2)
     assert np.isfinite(scores["test"]["mse"])
     assert "upper" in (folder / "README.md").read_text()
-    table = make_table().set_index("stamp")
+    table = make_table().set_index("stamp").assign(unused=1.0)
     run_card(folder, frame=table[:200], future=table[200:206])
 
 
@@ -161,7 +162,7 @@ def test_card_of_a_model_with_covariates_without_the_package(run):
     _, folder = run(data_file="table.parquet", covariate_columns="hour", max_steps=4)
     setting = """
 import pandas as pd
-table = pd.read_parquet("table.parquet").set_index("stamp")
+table = pd.read_parquet("table.parquet").set_index("stamp").assign(unused=1.0)
 frame, future = table[:200], table[200:206]
 """
     printed = run_card_without_package(folder, setting)
