@@ -35,6 +35,9 @@ from transformers.cache_utils import (
 )
 
 
+LOOK_BACK = 64  # tokens that may be taken back from before the last `crop`
+
+
 class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     """What one layer carries: the last inputs of its convolution, the recurrent state `c`, and the length so far.
 
@@ -44,8 +47,9 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
     written is detached and what is read is a copy: training over chunks backpropagates within each chunk (truncated
     backpropagation through time).
 
-    After `activate_past_recording` the layer also keeps the state after every token since the last `crop`, so that
-    `crop(-n)` takes back the last `n` tokens exactly; assisted decoding and prompt lookup rest on this.
+    After `activate_past_recording` the layer also keeps the state after every token since the last `crop`, and after
+    the 64 before it, so that `crop(-n)` takes back the last `n` tokens exactly; assisted decoding and prompt lookup
+    rest on this.
     """
 
     # The version of this class's interface. The installed package and the remote code of a model folder may share a
@@ -173,6 +177,12 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             states[0] = states[0].to(dtype)
         states[0].copy_(new.detach())
 
+    def activate_past_recording(self) -> None:
+        """Record from now on; what was recorded before a pause does not lead to this state."""
+        if not self.record_past:
+            self.conv_history = self.recurrent_history = None
+        super().activate_past_recording()
+
     def stop_recording(self) -> None:
         """Undo `activate_past_recording`, and forget what was recorded."""
         self.record_past = False
@@ -216,13 +226,15 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
                 setattr(self, name, change(getattr(self, name)))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens, and forget the recorded states that led there.
+        """Take back the last tokens, and forget recorded states, but for those of the last `LOOK_BACK` tokens.
+
+        Assisted decoding with another tokenizer takes back some tokens from before the last guess, too.
 
         Args:
             tokens_to_remove: minus the number of tokens, as Transformers counts; 0 only drops what was recorded.
 
         Raises:
-            ValueError: for a positive number, or for more tokens than were recorded since the last `crop`.
+            ValueError: for a positive number, or for more tokens than are recorded.
             RuntimeError: if nothing was recorded.
         """
         tokens_to_remove = int(tokens_to_remove)  # candidate generators count in tensors
@@ -230,7 +242,11 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             raise ValueError(f"`tokens_to_remove` must be zero or negative, got {tokens_to_remove}")
         if tokens_to_remove < 0:
             self._roll_back(-tokens_to_remove)
-        self.conv_history = self.recurrent_history = None
+        if self.recurrent_history is not None and self.conv_history is not None:
+            end = self.recurrent_history.shape[1] + tokens_to_remove
+            kept = slice(max(0, end - 1 - LOOK_BACK), end)
+            self.recurrent_history = self.recurrent_history[:, kept].clone()
+            self.conv_history = self.conv_history[:, kept].clone()
 
     def _roll_back(self, num_tokens: int) -> None:
         if self.recurrent_history is None or self.conv_history is None:
@@ -240,7 +256,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         recorded = self.recurrent_history.shape[1] - 1
         if num_tokens > recorded:
             raise ValueError(
-                f"`tokens_to_remove` must be between {-recorded} and 0, the tokens recorded since the last crop, "
+                f"`tokens_to_remove` must be between {-recorded} and 0, for so many tokens are recorded, "
                 f"got {-num_tokens}"
             )
         self._leave_inference_mode()

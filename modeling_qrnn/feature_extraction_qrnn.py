@@ -14,12 +14,16 @@
 """Feature extractor of QRNN speech models: log-mel frames that are the same whether audio comes whole or in pieces."""
 
 import math
+import os
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, optimal_fft_length, spectrogram, window_function
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import PaddingStrategy, TensorType, logging
 
 
@@ -220,6 +224,20 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean.tolist()
         self.std = np.where(std > 1e-6 * np.abs(mean), std, 1.0).tolist()
         return self
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
+        """Save as any feature extractor of Transformers, with its code.
+
+        One that was part of a processor refers to that, so the processor's code goes with it, if it is beside this
+        file: a pipeline saves the parts of a processor alone. See
+        `transformers.FeatureExtractionMixin.save_pretrained` for the arguments.
+        """
+        processor = Path(__file__).with_name("processing_qrnn.py")
+        if "AutoProcessor" in getattr(self, "auto_map", {}) and processor.is_file():
+            os.makedirs(save_directory, exist_ok=True)
+            for file in (processor, *get_relative_import_files(processor)):
+                shutil.copy(file, save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def __call__(
         self,

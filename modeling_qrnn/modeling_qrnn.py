@@ -16,6 +16,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -419,6 +420,9 @@ class QRNNPreTrainedModel(PreTrainedModel):
         See `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self._auto_map}
+        # A pipeline leaves its code in the folder before it saves the model; elsewhere the reference leads nowhere.
+        if getattr(self.config, "custom_pipelines", None) and not Path(save_directory, "pipelines_qrnn.py").is_file():
+            del self.config.custom_pipelines
         with own_class(self):
             super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -690,6 +694,8 @@ class QRNNGenerationMixin(GenerationMixin):
         cache = kwargs.get("cache")
         if cache is None:  # which Transformers refuses
             return super()._assisted_decoding(input_ids, *args, **kwargs)
+        if kwargs["generation_config"].output_attentions:
+            raise ValueError("`output_attentions` must be False in assisted decoding, got True")
         cache.tokens_to_skip = 0
         if self._prompt_length(kwargs["generation_config"], kwargs) == input_ids.shape[1]:
             cache.tokens_to_skip = int(cache.get_seq_length())

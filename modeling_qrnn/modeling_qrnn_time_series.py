@@ -209,7 +209,8 @@ class QRNNPatchEmbedding(nn.Module):
                 features = features.repeat_interleave(channels, dim=0)
             parts.append(features.masked_fill(~has_begun[..., None], 0))
         patches = torch.cat(parts, dim=2).unflatten(1, (-1, self.patch_length)).flatten(2)
-        embedded = self.proj(patches.to(self.proj.weight.dtype))
+        dtype = self.proj.weight.dtype
+        embedded = self.proj(patches.to(dtype) if dtype.is_floating_point else patches)  # quantised to integers
         if self.channels is not None:
             vectors = self.channels(torch.arange(channels, device=embedded.device))
             embedded = embedded + vectors.repeat(batch_size, 1)[:, None]

@@ -43,6 +43,8 @@ class Seq2SeqPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
+    prefix: str | None
+    _generate_kwargs: dict[str, Any]
 
     def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any):
         if not (model.can_generate() and model.config.is_encoder_decoder):
@@ -51,6 +53,11 @@ class Seq2SeqPipeline(Pipeline):
                 f"{type(model).__name__}"
             )
         super().__init__(model, *args, **kwargs)
+        # What older models, such as T5, say of a task: the words that ask for it, and options of `generate`.
+        of_task = dict((getattr(model.config, "task_specific_params", None) or {}).get(self.task) or {})
+        self.prefix = of_task.pop("prefix", self.prefix)
+        if "generation_config" not in self._generate_kwargs:
+            self._generate_kwargs = {**of_task, **self._generate_kwargs}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Turn texts into texts.
@@ -231,6 +238,10 @@ class TimeSeriesForecastingPipeline(Pipeline):
         if not hasattr(model.config, "has_own_channels"):
             raise ValueError(f"`model` must be a QRNNForTimeSeriesPrediction, got {type(model).__name__}")
         super().__init__(model, *args, **kwargs)
+
+    def get_iterator(self, inputs, num_workers, batch_size, *args, **kwargs):
+        """One by one whatever the batch size, for frames have stamps and lengths of their own."""
+        return super().get_iterator(inputs, num_workers, 1, *args, **kwargs)
 
     def __call__(self, inputs: pd.DataFrame | list[pd.DataFrame], **kwargs: Any) -> Any:
         """Forecast what follows the last row.

@@ -292,15 +292,39 @@ class TestCrop:
             cache.crop(torch.tensor(-2))
         close(states(cache), states(seen(model, tokens)))
 
-    def test_zero_drops_only_what_was_recorded(self, model, cache):
+    def test_some_tokens_before_the_last_crop_are_taken_back(self, model, cache):
+        # as assisted decoding with another tokenizer does, which reads the last tokens anew
         cache.activate_past_recording()
-        tokens = draw()
-        seen(model, tokens, cache=cache)
+        tokens = draw(seq_len=100)
+        seen(model, tokens[:, :90], cache=cache)
         cache.crop(0)
-        close(states(cache), states(seen(model, tokens)), 0)
-        assert cache.layers[0].conv_history is cache.layers[0].recurrent_history is None
-        with pytest.raises(RuntimeError, match="`crop` needs the past states"):
+        close(states(cache), states(seen(model, tokens[:, :90])))
+        seen(model, tokens[:, 90:], cache=cache)
+        cache.crop(-15)
+        close(states(cache), states(seen(model, tokens[:, :85])))
+        assert cache.layers[0].recurrent_history.shape[1] == cache.layers[0].conv_history.shape[1] == 1 + 59
+        cache.crop(-59)
+        close(states(cache), states(seen(model, tokens[:, :26])))
+        with pytest.raises(ValueError, match="`tokens_to_remove` must be between 0 and 0"):
             cache.crop(-1)
+
+    def test_what_is_kept_has_a_bound(self, model, cache):
+        cache.activate_past_recording()
+        for _ in range(3):
+            seen(model, draw(seq_len=50), cache=cache)
+            cache.crop(0)
+        assert cache.layers[0].recurrent_history.shape[1] == cache.layers[0].conv_history.shape[1] == 1 + 64
+
+    def test_a_pause_forgets_what_was_recorded(self, model, cache):
+        cache.activate_past_recording()
+        seen(model, draw(seq_len=3), cache=cache)
+        for layer in cache.layers:
+            layer.record_past = False  # as a deferred check of stopping has it
+        seen(model, draw(seq_len=2), cache=cache)
+        cache.activate_past_recording()
+        seen(model, draw(seq_len=2), cache=cache)
+        with pytest.raises(ValueError, match="`tokens_to_remove` must be between -2 and 0"):
+            cache.crop(-3)
 
     def test_recording_makes_no_difference(self, model, cache):
         cache.activate_past_recording()

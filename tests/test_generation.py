@@ -19,13 +19,17 @@ compared beside tokens, because the most likely token may survive an error.
 
 import copy
 import io
+import itertools
 import pickle
 import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import BPE
 from torch._dynamo.utils import counters
-from transformers import CompileConfig, DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerFast, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 from drafts import draft_of, guessing_five
@@ -59,7 +63,9 @@ def model(redraw):
 
 def make_config(**options) -> QRNNConfig:
     options = {"pooling": "ifo", "kernel_size": 3} | options
-    return QRNNConfig(vocab_size=VOCAB_SIZE, hidden_size=8, num_hidden_layers=2, pad_token_id=0, **options)
+    return QRNNConfig(
+        **{"vocab_size": VOCAB_SIZE, "hidden_size": 8, "num_hidden_layers": 2, "pad_token_id": 0, **options}
+    )
 
 
 def padded_prompts(pads: tuple[int, ...] = (0, 2, 5), length: int = PROMPT_LENGTH) -> dict[str, torch.Tensor]:
@@ -229,6 +235,33 @@ def test_assisted_by_a_draft(any_model, taken_back):
     assert max(taken_back) >= 5
 
 
+def tokenizer_of(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    """Of the letters a to h, and of some pairs of them."""
+    tokens = ["<pad>", *"abcdefgh", *map("".join, merges)]
+    core = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
+    core.decoder = Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_assisted_by_a_draft_with_another_tokenizer(seed, redraw, taken_back):
+    """It reads the last letters anew, for they may be other tokens by now: more than the last guess is taken back."""
+    torch.manual_seed(seed)
+    both_ways = [*itertools.product("abcd", "efgh"), *itertools.product("efgh", "abcd")]
+    letters, pairs = tokenizer_of([]), tokenizer_of(both_ways)
+    model, draft = (
+        redraw(QRNNForCausalLM(make_config(vocab_size=len(tokenizer), lm_head_bias=True)))
+        for tokenizer in (letters, pairs)
+    )
+    for each in (model, draft):
+        each.lm_head.bias.data[0] = -1e4  # a pad is no letter
+    prompt, options = {"input_ids": torch.randint(1, 9, (1, 12))}, {"max_new_tokens": 30, "do_sample": False}
+    helper = {"assistant_model": guessing_five(draft), "tokenizer": letters, "assistant_tokenizer": pairs}
+    expected = model.generate(**prompt, **options)
+    assert torch.equal(model.generate(**prompt, **helper, **options), expected)
+    assert max(taken_back) > 0
+
+
 def test_assisted_by_itself_takes_nothing_back_wrongly(any_model):
     prompt = single_prompt()
     expected = generate(any_model, prompt, use_cache=False, max_new_tokens=20)
@@ -274,6 +307,11 @@ def test_new_tokens_without_the_mask_of_the_old_ones_are_refused(model, num_new)
     with pytest.raises(ValueError, match=f"`cache` has seen 4 tokens, and the prompt with its mask has {num_new}:"):
         model.generate(torch.ones(1, num_new, dtype=torch.long), cache=cache)
     assert cache.get_seq_length() == 4
+
+
+def test_assisted_decoding_has_no_attentions(model):
+    with pytest.raises(ValueError, match="`output_attentions` must be False in assisted decoding"):
+        generate(model, single_prompt(), prompt_lookup_num_tokens=2, output_attentions=True)
 
 
 def test_assisted_from_a_carried_cache_has_no_hidden_states(model):

@@ -642,6 +642,28 @@ def test_precise_values_and_a_small_model(make_model):
         assert (outputs.prediction_outputs - expected).abs().max() < tolerance
 
 
+class Quantised(torch.nn.Module):
+    """In place of a linear layer: a weight of integers, as bitsandbytes has it, and outputs as floating as inputs."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.scale, self.bias = linear.weight.abs().max() / 127, linear.bias
+        self.register_buffer("weight", (linear.weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x):
+        assert x.is_floating_point()
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+@torch.no_grad()
+def test_a_weight_of_integers_does_not_round_what_it_reads(make_model):
+    model = make_model(patch_length=4)
+    batch = make_batch(model.config)
+    expected = model(**batch).prediction_outputs
+    model.model.embedding.proj = Quantised(model.model.embedding.proj)
+    assert (model(**batch).prediction_outputs - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 @torch.no_grad()
 def test_counts_may_be_integers(make_model):
     model = make_model(distribution_output="negative_binomial", scaling="mean").float()

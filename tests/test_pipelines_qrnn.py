@@ -23,7 +23,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -162,6 +162,23 @@ def test_prefix(folder):
     )
 
 
+def test_what_an_older_model_says_of_its_tasks(folder, redraw):
+    """As T5 does: the words that ask for a translation, and options of `generate`, which may be given otherwise."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"vocab_size": len(tokenizer), "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    of_tasks = {"translation_a_to_b": {"prefix": f"{TEXTS[0]} ", "num_beams": 1, "max_length": 7}}
+    model = redraw(T5ForConditionalGeneration(T5Config(**sizes, task_specific_params=of_tasks)), std=1.0)
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = 0
+    pipe = pipeline("translation_a_to_b", model=model, tokenizer=tokenizer)
+    text, options = TEXTS[1], {"return_tensors": True}
+    (found,) = pipe(text, **options)
+    ids = tokenizer(f"{TEXTS[0]} {text}", return_tensors="pt").input_ids
+    assert found["translation_token_ids"].tolist() == model.generate(ids, num_beams=1, max_length=7)[0].tolist()
+    (shorter,) = pipe(text, max_length=4, **options)
+    assert len(shorter["translation_token_ids"]) <= 4 < len(found["translation_token_ids"])
+    assert pipeline("translation", model=model, tokenizer=tokenizer).prefix is None
+
+
 def test_truncation(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=2)
     pipe = pipeline("translation", model=str(folder), tokenizer=tokenizer, max_new_tokens=4)
@@ -268,6 +285,12 @@ def test_saved_pipeline_brings_its_code(folder, tmp_path, monkeypatch):
     assert pipeline(task, model=str(saved), pipeline_class=TranslationPipeline)(TEXTS, max_new_tokens=6) == expected
     with pytest.raises(ValueError, match="trust_remote_code"):
         pipeline(task, model=str(saved))
+
+    # A model that comes from there, and is saved without the pipeline, does not refer to its code.
+    pipe.model.save_pretrained(tmp_path / "again")
+    pipe.tokenizer.save_pretrained(tmp_path / "again")
+    assert "custom_pipelines" not in json.loads((tmp_path / "again/config.json").read_text())
+    assert pipeline(task, model=str(tmp_path / "again"))(TEXTS, max_new_tokens=6) == expected
 
 
 # --- time-series-forecasting -----------------------------------------------------------------------------------------
@@ -456,6 +479,13 @@ def test_no_frames(forecaster):
 def test_a_model_of_points_has_no_interval(option, forecaster):
     with pytest.raises(ValueError, match="must be None for a model that learned by loss='mae'"):
         forecaster(loss="mae")(make_frame(), **option)
+
+
+def test_a_batch_size_changes_nothing(forecaster):
+    frames = [make_frame(), make_frame(30), make_frame(columns="x")]
+    forecast = forecaster()
+    for actual, expected in zip(forecast(frames, batch_size=2), forecast(frames), strict=True):
+        pd.testing.assert_frame_equal(actual, expected)
 
 
 def test_a_list_of_frames(forecaster):

@@ -209,6 +209,8 @@ def saved_speech(redraw, tmp_path):
         processor.save_pretrained(tmp_path / name)
         with torch.no_grad():
             expected[name] = model(**inputs)[0]
+    saved = pipeline("automatic-speech-recognition", str(tmp_path / "ctc"))
+    saved.save_pretrained(tmp_path / "pipeline of the package")
     torch.save(expected, tmp_path / "expected.pt")
     return tmp_path
 
@@ -388,7 +390,13 @@ def speech_without_the_package(folder: Path) -> None:
     transcriber = processor.transcriber(load(AutoModelForCTC, folder / "ctc"))
     assert "".join(map(transcriber.push, np.split(audio, 8))) + transcriber.finish() == text
     options = {"model": str(folder / "ctc"), "trust_remote_code": True}
-    assert pipeline("automatic-speech-recognition", **options)(audio) == {"text": text}
+    transcribe = pipeline("automatic-speech-recognition", **options)
+    assert transcribe(audio) == {"text": text}
+    transcribe.save_pretrained(folder / "pipeline")  # the parts of the processor, each by itself
+    for saved in (folder / "pipeline", folder / "pipeline of the package"):
+        assert pipeline("automatic-speech-recognition", str(saved), trust_remote_code=True)(audio) == {"text": text}
+    processor = AutoProcessor.from_pretrained(folder / "pipeline of the package", trust_remote_code=True)
+    assert processor.decode(expected["ctc"][0].argmax(dim=-1)) == text
     scores = expected["classification"][0].softmax(dim=-1)
     options = {"model": str(folder / "classification"), "trust_remote_code": True}
     best = pipeline("audio-classification", **options)(audio)[0]
