@@ -36,6 +36,7 @@ from transformers.cache_utils import (
 
 
 LOOK_BACK = 64  # tokens that may be taken back from before the last `crop`
+STATE_PARTS = ("conv_state", "recurrent_state", "length")  # of a layer, by the names of `save_recurrent_state`
 
 
 class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
@@ -231,7 +232,7 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         Assisted decoding with another tokenizer takes back some tokens from before the last guess, too.
 
         Args:
-            tokens_to_remove: minus the number of tokens, as Transformers counts; 0 only drops what was recorded.
+            tokens_to_remove: minus the number of tokens, as Transformers counts; 0 takes none back.
 
         Raises:
             ValueError: for a positive number, or for more tokens than are recorded.
@@ -305,10 +306,7 @@ def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
 def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> DynamicCache:
     """A cache with the state that `cache_tensors` gave; a `ValueError` if `config` is that of another model."""
     num_layers = sum(name.endswith(".length") for name in tensors)
-    layers = [
-        [tensors[f"layers.{index}.{name}"] for name in ("conv_state", "recurrent_state", "length")]
-        for index in range(num_layers)
-    ]
+    layers = [[tensors[f"layers.{index}.{name}"] for name in STATE_PARTS] for index in range(num_layers)]
     check_widths([[*conv_state.shape[1:], c.shape[1]] for conv_state, c, _ in layers], config, "state")
     cache = DynamicCache(config=config)
     for layer, (conv_state, recurrent_state, length) in zip(cache.layers, layers, strict=True):

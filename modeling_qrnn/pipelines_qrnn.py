@@ -378,11 +378,13 @@ class TimeSeriesForecastingPipeline(Pipeline):
         if self._is_point:
             return {"median" if loss == "mae" else "mean": paths[0]}
         spanned = 1 - 2 * max(quantiles[0], 1 - quantiles[-1]) if loss == "quantile" else 1.0
-        if level is not None and level > spanned + 1e-9:
+        if level is None:
+            level = max(0.0, min(0.8, spanned))
+        elif level > spanned + 1e-9:
             raise ValueError(
                 f"`level` must not reach beyond the model's quantiles, {quantiles[0]} to {quantiles[-1]}, got {level}"
             )
-        outer = (1 - (max(min(0.8, spanned), 0.0) if level is None else level)) / 2
+        outer = (1 - level) / 2
         found = torch.quantile(paths, paths.new_tensor([0.5, outer, 1 - outer]), dim=0)
         mean = {"mean": paths.mean(dim=0)} if loss == "nll" else {}
         return mean | dict(zip(("median", "lower", "upper"), found, strict=True))

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
-from .cache_qrnn import cache_from_tensors, cache_tensors
+from .cache_qrnn import STATE_PARTS, cache_from_tensors, cache_tensors
 from .feature_extraction_qrnn import QRNNFeatureExtractor
 
 
@@ -147,8 +147,7 @@ class QRNNSpeechStream:
         if not of_model and int(state["num_frames"]) < config.subsampling_ratio:
             return DynamicCache(config=config)
         num_layers = max((int(name.split(".")[1]) + 1 for name in of_model), default=config.num_hidden_layers)
-        parts = ("conv_state", "recurrent_state", "length")
-        check_parts(state, [f"layers.{index}.{part}" for index in range(num_layers) for part in parts])
+        check_parts(state, [f"layers.{index}.{part}" for index in range(num_layers) for part in STATE_PARTS])
         return cache_from_tensors(of_model, config)
 
 
