@@ -174,7 +174,7 @@ def cut_into_folds(rows: Dataset, data: DataArguments, seed: int) -> Iterator[di
 
 
 def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The tokens and the label of each row. Texts are cut only if that was asked for; one without words is a pad."""
+    """The tokens and the label of each row; without words it is a pad. Texts are cut only if that was asked for."""
     texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
     tokens = tokenizer(*texts)["input_ids"]
     if data.max_length is not None:
@@ -183,8 +183,9 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
         tokens = tokenizer(*texts, truncation=True, max_length=data.max_length)["input_ids"]
     if not all(tokens):
         print(f"{split}: {sum(not ids for ids in tokens):,} of {len(tokens):,} texts have no words")
+    mask = [[1] * len(ids) or [0] for ids in tokens]
     tokens = [ids or [tokenizer.pad_token_id] for ids in tokens]
-    return Dataset.from_dict({"input_ids": tokens, "labels": rows["label"][:]})
+    return Dataset.from_dict({"input_ids": tokens, "attention_mask": mask, "labels": rows["label"][:]})
 
 
 # Scores

@@ -14,6 +14,7 @@
 """scripts/train_sequence_classifier.py: what it reads, trains, scores and writes, and how it goes on after a kill."""
 
 import json
+import math
 import random
 import statistics
 from pathlib import Path
@@ -194,11 +195,14 @@ def test_texts_are_cut_only_if_that_is_asked_for(run, capsys):
 
 
 def test_texts_without_words_count(run, capsys):
-    """Alone in a batch too."""
+    """Alone in a batch too, where they are read as beside others in a batch of the pipeline."""
     Path("blank.jsonl").write_text('{"text": "", "label": "good"}\n{"text": " ", "label": "bad"}\n')
-    scores, _ = run(test_file="blank.jsonl", num_train_epochs=1)
+    scores, folder = run(test_file="blank.jsonl", num_train_epochs=1)
     assert "test: 2 of 2 texts have no words" in capsys.readouterr().out
     assert scores["test"]["accuracy"] == 0.5  # for a model they are one text
+    answers = pipeline("text-classification", model=str(folder), top_k=None)(["", "fine film"], batch_size=2)
+    good = {answer["label"]: answer["score"] for answer in answers[0]}["good"]
+    assert scores["test"]["loss"] == pytest.approx(-(math.log(good) + math.log(1 - good)) / 2, abs=1e-5)
 
 
 def test_lstm_of_equal_size(run, capsys):
