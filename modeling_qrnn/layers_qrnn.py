@@ -60,9 +60,12 @@ def real_first(inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torc
     """
     if is_real is None:
         return inputs, inputs.new_full((inputs.shape[0],), inputs.shape[1], dtype=torch.long)
-    order = (~is_real).to(torch.int8).argsort(dim=1, stable=True)
+    n_real, n_pads = is_real.cumsum(dim=1), (~is_real).cumsum(dim=1)
+    place = torch.where(is_real, n_real, n_real[:, -1:] + n_pads) - 1  # each step has one, and each place has a step
+    steps = torch.arange(is_real.shape[1], device=is_real.device).expand_as(place)
+    order = torch.zeros_like(place).scatter(1, place, steps)
     inputs = inputs.masked_fill(~is_real[..., None], 0)
-    return inputs.gather(1, order[..., None].expand_as(inputs)), is_real.sum(dim=1)
+    return inputs.gather(1, order[..., None].expand_as(inputs)), n_real[:, -1]
 
 
 class ConvolutionWindow:

@@ -14,8 +14,9 @@
 """The recurrent pooling of the Quasi-Recurrent Neural Network (Bradbury et al. 2017, section 2).
 
 The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
-result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the operators through
-which autograd and compilers see that and the kernels of other files (`"numba"`, `"triton"`), and the public function.
+result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), and in the operations of
+an exported program, the operators through which autograd and compilers see the fast backends, those of other files
+(`"numba"`, `"triton"`) among them, and the public function.
 """
 
 import functools
@@ -27,7 +28,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
-from torch.nn.functional import hardshrink
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.nn import functional as F
 
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,11 @@ def last_real_position(is_real: torch.Tensor) -> torch.Tensor:
         tensor([[0, 0, 0, 3]])
     """
     positions = torch.arange(is_real.shape[1], device=is_real.device)
+    if torch.compiler.is_exporting():  # ONNX has no `cummax`
+        n_real = is_real.cumsum(dim=1)
+        # Where the n-th real token is; all pads write a 0 to the place of a token number 0.
+        of_nth = F.pad(torch.zeros_like(n_real), (1, 0)).scatter(1, n_real * is_real, positions * is_real)
+        return of_nth.gather(1, n_real)
     return torch.where(is_real, positions, 0).cummax(dim=1).values
 
 
@@ -139,10 +146,10 @@ def segment_starts(
         )
     if is_real is None:
         changes = segment_ids[:, 1:] != segment_ids[:, :-1]
-        return torch.nn.functional.pad(changes, (1, 0), value=False)
+        return F.pad(changes, (1, 0), value=False)
     # The segment of the last real token before each position; a first real token is compared with itself.
     first_real = is_real.to(torch.int8).argmax(dim=1, keepdim=True)
-    previous = torch.nn.functional.pad(last_real_position(is_real)[:, :-1], (1, 0))
+    previous = F.pad(last_real_position(is_real)[:, :-1], (1, 0))
     previous = torch.maximum(previous, first_real)
     return is_real & (segment_ids != segment_ids.gather(1, previous))
 
@@ -418,7 +425,84 @@ def _torch_pooling_backward(
         grad_logits = grad_logits.masked_fill(~is_real[..., None], 0)
     grad_state = keep[:, 0] * grad_c[:, 0]
     faintest = _FAINTEST_GRADIENTS[initial_state.dtype]
-    return hardshrink(grad_logits, faintest).contiguous(), hardshrink(grad_state, faintest).contiguous()
+    return F.hardshrink(grad_logits, faintest).contiguous(), F.hardshrink(grad_state, faintest).contiguous()
+
+
+# --- an exported program: plain operations, as many for any length --------------------------------------------------
+
+
+# The sequence falls into blocks, the blocks into blocks of blocks, and so on, up to one of the most steps.
+_FOLD = 8
+_MOST_STEPS = _FOLD**7
+
+
+def _carry(keep: torch.Tensor, state: torch.Tensor, has_starts: bool) -> torch.Tensor:
+    """`keep * state`, of which nothing comes over a start of a segment, where `keep` is zero."""
+    carried = keep * state
+    return carried.masked_fill(keep == 0, 0) if has_starts else carried  # zero times NaN would be NaN
+
+
+def _states_before(
+    keep: torch.Tensor,
+    inputs: torch.Tensor,
+    state: torch.Tensor,
+    has_starts: bool,
+    num_steps: int,
+    block_steps: int = _FOLD,
+) -> torch.Tensor:
+    """`c_{t-1}` for each step of `c_t = keep_t * c_{t-1} + inputs_t`: `(batch, seq_len, hidden)`.
+
+    All blocks take their first step at once, then their second, and so on, as if each began from zero. What a block
+    does as a whole is then a step of a shorter sequence, and the state before that step is the state before the block.
+    A block stands for `block_steps` of the `num_steps` that there were at first.
+
+    Compilers take note where a length is 1, so there is always a last block that nobody needs.
+    """
+    seq_len = keep.shape[1]
+    n_blocks = (num_steps + block_steps - 1) // block_steps + 1
+    # In the order of the work the first steps of all blocks come first, then the second ones.
+    time, block, step = (torch.arange(length, device=keep.device) for length in (seq_len, n_blocks, _FOLD))
+    to_work = (step[:, None] + block * _FOLD).flatten().clamp(max=seq_len - 1)
+    block_of_time = time.div(_FOLD, rounding_mode="trunc")
+    to_time = (time - block_of_time * _FOLD) * n_blocks + block_of_time
+
+    keeps, updates = (x.index_select(1, to_work).split([n_blocks] * _FOLD, dim=1) for x in (keep, inputs))
+    kept, added = [keeps[0]], [updates[0]]  # what becomes of the state before the block, and what comes to it
+    for keep_t, update_t in zip(keeps[1:], updates[1:], strict=True):
+        kept.append(_carry(keep_t, kept[-1], has_starts))
+        added.append(_carry(keep_t, added[-1], has_starts) + update_t)
+
+    if block_steps == _MOST_STEPS or statically_known_true(n_blocks == 2):
+        before = state[:, None].expand(-1, n_blocks, -1)
+    else:
+        before = _states_before(kept[-1], added[-1], state, has_starts, num_steps, block_steps * _FOLD)
+    states = [_carry(k, before, has_starts) + a for k, a in zip(kept[:-1], added[:-1], strict=True)]
+    return torch.cat([before, *states], dim=1).index_select(1, to_time)
+
+
+def _exported_pooling(
+    gate_logits: torch.Tensor,
+    initial_state: torch.Tensor,
+    is_real: torch.Tensor | None,
+    is_start: torch.Tensor | None,
+    zoneout_seed: torch.Tensor | None,
+    pooling: str,
+    candidate_activation: str,
+    zoneout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_reference_pooling` without a loop over time and without operators for which a program needs this package."""
+    seq_len, has_starts = gate_logits.shape[1], is_start is not None
+    torch._check(seq_len <= _MOST_STEPS)
+    gates = _activate(
+        gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
+    )
+    inputs = gates.update * gates.z
+    before = _states_before(gates.keep, inputs, initial_state, has_starts, seq_len)
+    c = _carry(gates.keep, before, has_starts) + inputs
+    h = c if gates.o is None else gates.o * c
+    if is_real is not None:
+        h = h.masked_fill(~is_real[..., None], 0)
+    return h.to(gate_logits.dtype), c[:, -1]
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -576,6 +660,7 @@ _BACKENDS = ("reference", *_OPERATORS)
 _RUN: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
     "reference": _reference_pooling,
     "step": _step_pooling,
+    "exported": _exported_pooling,
     **{backend: operators.forward for backend, operators in _OPERATORS.items()},
 }
 
@@ -662,14 +747,12 @@ def _choose_backend(
     trains = torch.is_grad_enabled() and (gate_logits.requires_grad or initial_state.requires_grad)
     options = (pooling, candidate_activation, gate_logits.dtype, trains)
     if backend is None:
-        # The plain operations of one step are the fastest there are, and an exported one-step program that consists of
-        # them loads in a process without this package.
         if gate_logits.shape[1] == 1:
-            return "step"
+            return "step"  # nothing is faster than its plain operations
         if _is_transformed(gate_logits, initial_state):
             return "reference"
         if torch.compiler.is_exporting():
-            return "torch"  # the program may run where the optional packages are missing
+            return "exported"  # the program may run where this package is missing
         kernels = "triton" if gate_logits.is_cuda else "numba"
         return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options, False) else "torch"
     if backend not in _BACKENDS:

@@ -827,22 +827,73 @@ def test_compiled_code_calls_the_kernels():
     assert "numba_pooling_v2" in graphs[0]
 
 
-def test_exports_with_dynamic_length_and_batch():
-    dynamic = {"gate_logits": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
-    dynamic["state"] = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(Pooling(), draw(), dynamic_shapes=dynamic)
-    for shape in [(5, 7, 3), (1, 2, 3), (3, 50, 3)]:
+@pytest.fixture
+def exporting(monkeypatch):
+    """What `torch.export` would trace runs at once."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+
+
+# The lengths at which a block, or a block of blocks, is just not full, full, and begun.
+@pytest.mark.parametrize("seq_len", [2, 7, 8, 9, 64, 65, 600])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_exported_operations_are_the_recurrence(exporting, pooling, options, seq_len):
+    marks = {
+        "attention_mask": torch.rand(5, seq_len) > torch.linspace(0, 1, 5)[:, None],
+        "segment_ids": (torch.rand(5, seq_len) > 0.8).cumsum(dim=1),
+    }
+    options = {name: marks.get(name, value) for name, value in options.items()}
+    inputs = draw(pooling, (5, seq_len, 3))
+    actual = run(*inputs, pooling=pooling, **options)
+    expected = run(*inputs, pooling=pooling, backend="reference", **options)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_what_is_no_number_stays_in_its_segment_when_exported(exporting):
+    segments = (torch.arange(40) >= 30).long()[None]
+    gate_logits, state = draw(shape=(1, 40, 3))
+    expected, _ = recurrent_pooling(gate_logits, state, segment_ids=segments)
+    gate_logits[0, 3] = math.nan
+    actual, _ = recurrent_pooling(gate_logits, state, segment_ids=segments)
+    assert actual[:, 3:30].isnan().all()
+    torch.testing.assert_close(actual[:, 30:], expected[:, 30:], rtol=0, atol=0)
+
+
+def is_plain(program: torch.export.ExportedProgram) -> bool:
+    """Whether a process without this package can run it."""
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    return {target.namespace for target in targets if isinstance(target, torch._ops.OpOverload)} == {"aten"}
+
+
+@pytest.mark.parametrize(
+    "length", [torch.export.Dim.DYNAMIC, torch.export.Dim("length", min=2, max=600)], ids=["any", "bounded"]
+)
+@pytest.mark.parametrize("seq_len", [7, 100])  # of one block, and of several
+def test_exports_with_dynamic_length_and_batch(seq_len, length):
+    dynamic = {"gate_logits": {0: torch.export.Dim.DYNAMIC, 1: length}, "state": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(Pooling(), draw(shape=(5, seq_len, 3)), dynamic_shapes=dynamic)
+    assert is_plain(program)
+    for shape in [(5, 7, 3), (2, 2, 3), (3, 50, 3), (2, 600, 3)]:
         inputs = draw(shape=shape)
         torch.testing.assert_close(program.module()(*inputs), recurrent_pooling(*inputs), rtol=0, atol=1e-12)
 
 
-def test_a_one_step_export_needs_no_package():
-    inputs = draw(shape=(2, 1, 3))
+@pytest.mark.parametrize("seq_len", [1, 2, 8, 9])
+def test_an_export_needs_no_package(seq_len):
+    inputs = draw(shape=(2, seq_len, 3))
     program = torch.export.export(Pooling(), inputs)
-    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    namespaces = {target.namespace for target in targets if isinstance(target, torch._ops.OpOverload)}
-    assert namespaces == {"aten"}
+    assert is_plain(program)
     torch.testing.assert_close(program.module()(*inputs), recurrent_pooling(*inputs), rtol=0, atol=1e-12)
+
+
+def test_the_most_steps_of_an_export():
+    dynamic = {"gate_logits": {1: torch.export.Dim.DYNAMIC}, "state": None}
+    program = torch.export.export(Pooling(), draw(shape=(2, 9, 1)), dynamic_shapes=dynamic).module()
+    gate_logits, state = draw(shape=(2, 8**7, 1))
+    expected = recurrent_pooling(gate_logits, state)
+    torch.testing.assert_close(program(gate_logits, state), expected, rtol=0, atol=1e-12)
+    with pytest.raises(AssertionError, match="2097152"):
+        program(torch.cat([gate_logits, gate_logits[:, :1]], dim=1), state)
 
 
 def test_needs_no_compiler_and_no_optional_package():
