@@ -60,10 +60,11 @@ def real_first(inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torc
     """
     if is_real is None:
         return inputs, inputs.new_full((inputs.shape[0],), inputs.shape[1], dtype=torch.long)
-    n_real, n_pads = is_real.cumsum(dim=1), (~is_real).cumsum(dim=1)
-    place = torch.where(is_real, n_real, n_real[:, -1:] + n_pads) - 1  # each step has one, and each place has a step
-    steps = torch.arange(is_real.shape[1], device=is_real.device).expand_as(place)
-    order = torch.zeros_like(place).scatter(1, place, steps)
+    # ONNX has no stable sort: each step is sent to its place, the real ones first.
+    n_real = is_real.cumsum(dim=1)
+    steps = torch.arange(is_real.shape[1], device=is_real.device).expand_as(n_real)
+    place = torch.where(is_real, n_real - 1, n_real[:, -1:] + steps - n_real)
+    order = torch.zeros_like(n_real).scatter(1, place, steps)
     inputs = inputs.masked_fill(~is_real[..., None], 0)
     return inputs.gather(1, order[..., None].expand_as(inputs)), n_real[:, -1]
 

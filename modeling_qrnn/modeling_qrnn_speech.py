@@ -82,7 +82,7 @@ class QRNNSubsampling(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, num_frames, features)` to `(batch, ceil(num_frames / ratio), hidden)`; missing frames are zero."""
         num_frames = frames.shape[1]
-        filled = (num_frames + self.ratio - 1) // self.ratio * self.ratio
+        filled = (num_frames + self.ratio - 1) // self.ratio * self.ratio  # a multiple also to the eyes of an exporter
         frames = F.pad(frames, (0, 0, 0, filled - num_frames))
         outputs = F.relu(self.conv(frames.unflatten(1, (-1, self.stride)).flatten(2)))
         if self.pooling is None:

@@ -14,9 +14,9 @@
 """The recurrent pooling of the Quasi-Recurrent Neural Network (Bradbury et al. 2017, section 2).
 
 The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
-result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), and in the operations of
-an exported program, the operators through which autograd and compilers see the fast backends, those of other files
-(`"numba"`, `"triton"`) among them, and the public function.
+result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the same in blocks for
+exported programs, the operators through which autograd and compilers see `"torch"` and the kernels of other files
+(`"numba"`, `"triton"`), and the public function.
 """
 
 import functools
@@ -431,22 +431,21 @@ def _torch_pooling_backward(
 # --- an exported program: plain operations, as many for any length --------------------------------------------------
 
 
-# The sequence falls into blocks, the blocks into blocks of blocks, and so on, up to one of the most steps.
+# The sequence falls into blocks, the blocks into blocks of blocks, and so on, until one block holds the most steps.
 _FOLD = 8
 _MOST_STEPS = _FOLD**7
 
 
-def _carry(keep: torch.Tensor, state: torch.Tensor, has_starts: bool) -> torch.Tensor:
-    """`keep * state`, of which nothing comes over a start of a segment, where `keep` is zero."""
-    carried = keep * state
-    return carried.masked_fill(keep == 0, 0) if has_starts else carried  # zero times NaN would be NaN
+def _carry(keep: torch.Tensor, state: torch.Tensor, is_cut: torch.Tensor | None) -> torch.Tensor:
+    """`keep * state`, of which nothing comes over the start of a segment: zero times NaN would be NaN."""
+    return keep * (state if is_cut is None else state.masked_fill(is_cut, 0))
 
 
 def _states_before(
     keep: torch.Tensor,
     inputs: torch.Tensor,
+    is_cut: torch.Tensor | None,
     state: torch.Tensor,
-    has_starts: bool,
     num_steps: int,
     block_steps: int = _FOLD,
 ) -> torch.Tensor:
@@ -456,7 +455,8 @@ def _states_before(
     does as a whole is then a step of a shorter sequence, and the state before that step is the state before the block.
     A block stands for `block_steps` of the `num_steps` that there were at first.
 
-    Compilers take note where a length is 1, so there is always a last block that nobody needs.
+    `torch.export` would make a program for a length of 1 alone if it met one, so there is always a last block that
+    nobody needs; and it can tell that no length is excluded by `index_select`, but not by `view` or a slice.
     """
     seq_len = keep.shape[1]
     n_blocks = (num_steps + block_steps - 1) // block_steps + 1
@@ -466,18 +466,25 @@ def _states_before(
     block_of_time = time.div(_FOLD, rounding_mode="trunc")
     to_time = (time - block_of_time * _FOLD) * n_blocks + block_of_time
 
-    keeps, updates = (x.index_select(1, to_work).split([n_blocks] * _FOLD, dim=1) for x in (keep, inputs))
-    kept, added = [keeps[0]], [updates[0]]  # what becomes of the state before the block, and what comes to it
-    for keep_t, update_t in zip(keeps[1:], updates[1:], strict=True):
-        kept.append(_carry(keep_t, kept[-1], has_starts))
-        added.append(_carry(keep_t, added[-1], has_starts) + update_t)
+    def steps_of_blocks(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x.index_select(1, to_work).split([n_blocks] * _FOLD, dim=1)
+
+    keeps, updates = steps_of_blocks(keep), steps_of_blocks(inputs)
+    cuts = [None] * _FOLD if is_cut is None else steps_of_blocks(is_cut)
+    # After each step: what is left of the state before the block, what has come to it, and whether it is cut off.
+    kept, added, are_cut = [keeps[0]], [updates[0]], [cuts[0]]
+    for keep_t, update_t, cut_t in zip(keeps[1:], updates[1:], cuts[1:], strict=True):
+        kept.append(_carry(keep_t, kept[-1], cut_t))
+        added.append(_carry(keep_t, added[-1], cut_t) + update_t)
+        are_cut.append(None if cut_t is None else are_cut[-1] | cut_t)
 
     if block_steps == _MOST_STEPS or statically_known_true(n_blocks == 2):
         before = state[:, None].expand(-1, n_blocks, -1)
     else:
-        before = _states_before(kept[-1], added[-1], state, has_starts, num_steps, block_steps * _FOLD)
-    states = [_carry(k, before, has_starts) + a for k, a in zip(kept[:-1], added[:-1], strict=True)]
-    return torch.cat([before, *states], dim=1).index_select(1, to_time)
+        before = _states_before(kept[-1], added[-1], are_cut[-1], state, num_steps, block_steps * _FOLD)
+    ends = zip(kept[:-1], added[:-1], are_cut[:-1], strict=True)
+    states = [before, *(_carry(kept_t, before, cut_t) + added_t for kept_t, added_t, cut_t in ends)]
+    return torch.cat(states, dim=1).index_select(1, to_time)
 
 
 def _exported_pooling(
@@ -491,18 +498,18 @@ def _exported_pooling(
     zoneout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`_reference_pooling` without a loop over time and without operators for which a program needs this package."""
-    seq_len, has_starts = gate_logits.shape[1], is_start is not None
-    torch._check(seq_len <= _MOST_STEPS)
+    seq_len = gate_logits.shape[1]
+    torch._check(seq_len <= _MOST_STEPS, lambda: f"an exported program takes at most {_MOST_STEPS} steps")
     gates = _activate(
         gate_logits, initial_state.dtype, is_real, is_start, zoneout_seed, pooling, candidate_activation, zoneout
     )
-    inputs = gates.update * gates.z
-    before = _states_before(gates.keep, inputs, initial_state, has_starts, seq_len)
-    c = _carry(gates.keep, before, has_starts) + inputs
+    inputs, is_cut = gates.update * gates.z, None if is_start is None else is_start[..., None]
+    before = _states_before(gates.keep, inputs, is_cut, initial_state, seq_len)
+    c = _carry(gates.keep, before, is_cut) + inputs
     h = c if gates.o is None else gates.o * c
     if is_real is not None:
         h = h.masked_fill(~is_real[..., None], 0)
-    return h.to(gate_logits.dtype), c[:, -1]
+    return h.to(gate_logits.dtype), c[:, -1].clone()  # a view would keep all the states alive
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -562,7 +569,7 @@ def _pool_by_the_loop(marks, options, gate_logits, initial_state):
 def _define(
     name: str, version: int, forward: Callable, backward: Callable, checkpoint_steps: int | None
 ) -> _Operators:
-    """Define a backend's custom operators, which `torch.compile` and `torch.export` keep whole.
+    """Define a backend's custom operators, which `torch.compile` keeps whole.
 
     A process may load this file twice, as the installed package and as remote code of a model folder. To define a name
     again would break the first handle, so the second copy takes the operators that are there; the version at the end

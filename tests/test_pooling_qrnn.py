@@ -849,14 +849,41 @@ def test_exported_operations_are_the_recurrence(exporting, pooling, options, seq
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-def test_what_is_no_number_stays_in_its_segment_when_exported(exporting):
-    segments = (torch.arange(40) >= 30).long()[None]
-    gate_logits, state = draw(shape=(1, 40, 3))
-    expected, _ = recurrent_pooling(gate_logits, state, segment_ids=segments)
+@pytest.mark.parametrize("starts", [[33], [5, 9, 20, 24], [8, 16, 17, 150]])
+@pytest.mark.parametrize("is_backward", [False, True], ids=["in the logits", "in the gradient"])
+def test_what_is_no_number_stays_in_its_segment_when_exported(exporting, is_backward, starts):
+    gate_logits, state = draw(shape=(1, 200, 3))
+    options = {"segment_ids": torch.zeros(1, 200).index_fill(1, torch.tensor(starts), 1).cumsum(dim=1)}
+    seeds = torch.randn(1, 200, 3, dtype=torch.float64)
+    (seeds if is_backward else gate_logits)[0, starts[-1] - 3] = math.nan
+
+    def pool(backend):
+        logits = gate_logits.clone().requires_grad_()
+        h, c_last = recurrent_pooling(logits, state, backend=backend, **options)
+        return h.detach(), c_last.detach(), *torch.autograd.grad(h, logits, seeds)
+
+    expected = pool("torch")
+    assert any(x.isnan().any() for x in expected) and not any(x.isnan().all() for x in expected)
+    torch.testing.assert_close(pool(None), expected, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_what_is_no_number_stays_none_when_exported(exporting):
+    # For so long that the product of its forget gates is zero in float32, as it is at the start of a segment.
+    gate_logits, state = draw(shape=(1, 3000, 3), dtype=torch.float32)
     gate_logits[0, 3] = math.nan
-    actual, _ = recurrent_pooling(gate_logits, state, segment_ids=segments)
-    assert actual[:, 3:30].isnan().all()
-    torch.testing.assert_close(actual[:, 30:], expected[:, 30:], rtol=0, atol=0)
+    h, c_last = recurrent_pooling(gate_logits, state, segment_ids=torch.zeros(1, 3000))
+    assert h[:, :3].isfinite().all() and h[:, 3:].isnan().all() and c_last.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_exported_operations_in_all_dtypes(exporting, dtype):
+    gate_logits, state = draw(shape=(5, 70, 3), dtype=dtype)
+    mask = torch.rand(5, 70) > 0.3
+    expected = recurrent_pooling(gate_logits, state, attention_mask=mask, backend="torch")
+    actual = recurrent_pooling(gate_logits.masked_fill(~mask[..., None], math.nan), state, attention_mask=mask)
+    for x, y in zip(actual, expected, strict=True):
+        assert x.dtype == y.dtype and x.untyped_storage().nbytes() == x.nbytes
+        torch.testing.assert_close(x, y, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
 
 
 def is_plain(program: torch.export.ExportedProgram) -> bool:
@@ -865,17 +892,25 @@ def is_plain(program: torch.export.ExportedProgram) -> bool:
     return {target.namespace for target in targets if isinstance(target, torch._ops.OpOverload)} == {"aten"}
 
 
-@pytest.mark.parametrize(
-    "length", [torch.export.Dim.DYNAMIC, torch.export.Dim("length", min=2, max=600)], ids=["any", "bounded"]
-)
+def export(gate_logits, state, length):
+    dynamic = {"gate_logits": {0: torch.export.Dim.DYNAMIC, 1: length}, "state": {0: torch.export.Dim.DYNAMIC}}
+    return torch.export.export(Pooling(), (gate_logits, state), dynamic_shapes=dynamic)
+
+
+@pytest.mark.parametrize("length", [torch.export.Dim.DYNAMIC, torch.export.Dim("length", max=600)], ids=["any", "few"])
 @pytest.mark.parametrize("seq_len", [7, 100])  # of one block, and of several
 def test_exports_with_dynamic_length_and_batch(seq_len, length):
-    dynamic = {"gate_logits": {0: torch.export.Dim.DYNAMIC, 1: length}, "state": {0: torch.export.Dim.DYNAMIC}}
-    program = torch.export.export(Pooling(), draw(shape=(5, seq_len, 3)), dynamic_shapes=dynamic)
+    program = export(*draw(shape=(5, seq_len, 3)), length)
     assert is_plain(program)
-    for shape in [(5, 7, 3), (2, 2, 3), (3, 50, 3), (2, 600, 3)]:
+    for shape in [(5, 7, 3), (1, 2, 3), (3, 50, 3), (2, 600, 3)]:
         inputs = draw(shape=shape)
         torch.testing.assert_close(program.module()(*inputs), recurrent_pooling(*inputs), rtol=0, atol=1e-12)
+
+
+def test_shorter_sequences_need_smaller_programs():
+    lengths = (torch.export.Dim.DYNAMIC, torch.export.Dim("length", max=600), torch.export.Dim("length", max=60))
+    sizes = [len(export(*draw(), length).graph.nodes) for length in lengths]
+    assert sizes[0] > 1.5 * sizes[1] and sizes[1] > 1.2 * sizes[2]
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 8, 9])
@@ -887,13 +922,16 @@ def test_an_export_needs_no_package(seq_len):
 
 
 def test_the_most_steps_of_an_export():
-    dynamic = {"gate_logits": {1: torch.export.Dim.DYNAMIC}, "state": None}
-    program = torch.export.export(Pooling(), draw(shape=(2, 9, 1)), dynamic_shapes=dynamic).module()
+    program = export(*draw(shape=(2, 9, 1)), torch.export.Dim.DYNAMIC).module()
     gate_logits, state = draw(shape=(2, 8**7, 1))
     expected = recurrent_pooling(gate_logits, state)
     torch.testing.assert_close(program(gate_logits, state), expected, rtol=0, atol=1e-12)
     with pytest.raises(AssertionError, match="2097152"):
         program(torch.cat([gate_logits, gate_logits[:, :1]], dim=1), state)
+    with pytest.raises(
+        torch._dynamo.exc.UserError, match="max=2097152"
+    ):  # a named length must say that it is no longer
+        export(*draw(), torch.export.Dim("length"))
 
 
 def test_needs_no_compiler_and_no_optional_package():
