@@ -13,6 +13,8 @@
 # limitations under the License.
 """Exported programs consist of PyTorch's own operations, and ONNX Runtime computes what the model computes."""
 
+import copy
+
 import pytest
 import torch
 from torch.distributions import Distribution
@@ -108,7 +110,7 @@ def distributions_do_not_ask():
 @pytest.mark.parametrize("name", [*MODELS, *WITHOUT_ONNX])
 def test_programs_need_no_package(name, redraw):
     model_class, config, draw = (MODELS | WITHOUT_ONNX)[name]
-    model, batch = redraw(model_class(config)), draw(2, 30)
+    model, batch = redraw(model_class(copy.deepcopy(config))), draw(2, 30)
     model.config.use_cache = False  # Transformers' exporters know how to return a cache, `torch.export` does not
     program = torch.export.export(model, (), batch)
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
