@@ -23,6 +23,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from itertools import accumulate
 from textwrap import shorten
 from typing import Literal, NamedTuple
 
@@ -470,13 +471,15 @@ def _states_before(
         return x.index_select(1, to_work).split([n_blocks] * _FOLD, dim=1)
 
     keeps, updates = steps_of_blocks(keep), steps_of_blocks(inputs)
-    cuts = [None] * _FOLD if is_cut is None else steps_of_blocks(is_cut)
-    # After each step: what is left of the state before the block, what has come to it, and whether it is cut off.
-    kept, added, are_cut = [keeps[0]], [updates[0]], [cuts[0]]
+    cuts: list[torch.Tensor | None] = [None] * _FOLD
+    are_cut = cuts  # whether a block has been cut off from the state before it, after each of its steps
+    if is_cut is not None:
+        pieces = steps_of_blocks(is_cut)
+        cuts, are_cut = [*pieces], [*accumulate(pieces, torch.logical_or)]
+    kept, added = [keeps[0]], [updates[0]]  # what is left of that state, and what has come to it
     for keep_t, update_t, cut_t in zip(keeps[1:], updates[1:], cuts[1:], strict=True):
         kept.append(_carry(keep_t, kept[-1], cut_t))
         added.append(_carry(keep_t, added[-1], cut_t) + update_t)
-        are_cut.append(None if cut_t is None else are_cut[-1] | cut_t)
 
     if block_steps == _MOST_STEPS or statically_known_true(n_blocks == 2):
         before = state[:, None].expand(-1, n_blocks, -1)
