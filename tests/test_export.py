@@ -14,6 +14,7 @@
 """Exported programs consist of PyTorch's own operations, and ONNX Runtime computes what the model computes."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,13 +36,13 @@ from modeling_qrnn import (
     QRNNSpeechConfig,
     QRNNTimeSeriesConfig,
 )
+from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 
 
 VOCAB_SIZE = 41
 TEXT = {"vocab_size": VOCAB_SIZE, "hidden_size": 8, "num_hidden_layers": 2, "pad_token_id": 0, "num_labels": 3}
 SPEECH = {"num_mel_bins": 4, "hidden_size": 6, "num_hidden_layers": 2, "vocab_size": 7, "num_labels": 3}
 SERIES = {"hidden_size": 8, "num_hidden_layers": 2, "prediction_length": 5}
-TARGET = {"decoder_start_token_id": 1, "eos_token_id": 2}
 
 
 def draw_mask(batch_size: int, length: int) -> torch.Tensor:
@@ -89,13 +90,17 @@ MODELS = {
     ),
     "forecaster": (QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig(**SERIES, pooling="f", loss="nll"), draw_series),
 }
+TRANSLATOR = QRNNSeq2SeqConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=8,
+    num_hidden_layers=2,
+    pad_token_id=0,
+    decoder_start_token_id=1,
+    eos_token_id=2,
+)
 WITHOUT_ONNX = {
     "masked": (QRNNForMaskedLM, QRNNConfig(**TEXT, bidirectional=True), draw_text),
-    "translator": (
-        QRNNForConditionalGeneration,
-        QRNNSeq2SeqConfig(vocab_size=VOCAB_SIZE, hidden_size=8, num_hidden_layers=2, pad_token_id=0, **TARGET),
-        draw_pair,
-    ),
+    "translator": (QRNNForConditionalGeneration, TRANSLATOR, draw_pair),
 }
 
 
@@ -133,16 +138,52 @@ def test_onnx_takes_any_batch_and_any_length(name, redraw, tmp_path):
         torch.testing.assert_close(actual[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_onnx_generates_token_by_token(redraw):
-    model = redraw(QRNNForCausalLM(QRNNConfig(**TEXT, connection="residual", kernel_size=3)))
-    prompt, positions = {"input_ids": torch.randint(1, VOCAB_SIZE, (2, 7))}, torch.arange(15).expand(2, -1)
-    exported = OnnxExporter().export_for_generation(model, prompt, OnnxConfig())
+def export_dynamic(model: QRNNPreTrainedModel, prompt: dict[str, torch.Tensor], folder: Path) -> ExportedModel:
+    """The graphs for a prompt and for a token after it, of any batch and any length, saved and loaded again."""
+    OnnxExporter().export_for_generation(model, prompt, OnnxConfig(dynamic=True)).save_pretrained(folder)
+    exported = ExportedModel.from_pretrained(folder)
     assert set(exported.runners) == {"prefill", "decode"}
-    outputs = [exported.runners["prefill"](**prompt, position_ids=positions[:, :7])]
-    for position in positions[:, 7:14].split(1, dim=1):
-        token = outputs[-1].logits[:, -1:].argmax(-1)
-        outputs.append(exported.runners["decode"](input_ids=token, position_ids=position, cache=outputs[-1].cache))
-    actual = [output.logits[:, -1] for output in outputs]
+    return exported
+
+
+def draw_prompt(batch_size: int, length: int) -> dict[str, torch.Tensor]:
+    """The first row has pads on the left, which make the mask an input of the graph."""
+    mask = torch.ones(batch_size, length, dtype=torch.bool)
+    mask[0, : length // 3] = False
+    return {"input_ids": torch.randint(1, VOCAB_SIZE, (batch_size, length)), "attention_mask": mask}
+
+
+def generated_logits(model: QRNNPreTrainedModel, prompt: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What greedy `generate` chooses each of eight tokens by."""
     options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    expected = model.generate(**prompt, max_new_tokens=8, **options).logits
-    torch.testing.assert_close(actual, list(expected), rtol=1e-5, atol=1e-5)
+    return list(model.generate(**prompt, min_new_tokens=8, max_new_tokens=8, **options).logits)
+
+
+def test_onnx_generates_token_by_token(redraw, tmp_path):
+    model = redraw(QRNNForCausalLM(QRNNConfig(**TEXT, connection="residual", kernel_size=3)))
+    exported = export_dynamic(model, draw_prompt(2, 7), tmp_path)
+    for batch_size, length in ((2, 7), (1, 5), (3, 40)):
+        prompt = draw_prompt(batch_size, length)
+        positions = prompt["attention_mask"].cumsum(1).sub(1).clamp(min=0)
+        outputs = [exported.runners["prefill"](**prompt, position_ids=positions)]
+        for step in range(1, 8):
+            token, position = outputs[-1].logits[:, -1:].argmax(-1), positions[:, -1:] + step
+            outputs.append(exported.runners["decode"](input_ids=token, position_ids=position, cache=outputs[-1].cache))
+        actual = [output.logits[:, -1] for output in outputs]
+        torch.testing.assert_close(actual, generated_logits(model, prompt), rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_translates_token_by_token(redraw, tmp_path):
+    model = redraw(QRNNForConditionalGeneration(TRANSLATOR))
+    exported = export_dynamic(model, draw_prompt(2, 7), tmp_path)
+    encoder = OnnxExporter().export(model.get_encoder(), draw_prompt(2, 7), OnnxConfig(dynamic=True))
+    for batch_size, length in ((2, 7), (1, 5), (3, 40)):
+        source = draw_prompt(batch_size, length)
+        read = {"encoder_outputs": encoder(**source), "attention_mask": source["attention_mask"]}
+        start = torch.full((batch_size, 1), TRANSLATOR.decoder_start_token_id)
+        outputs = [exported.runners["prefill"](**read, decoder_input_ids=start)]
+        for _ in range(7):
+            token = outputs[-1].logits[:, -1:].argmax(-1)
+            outputs.append(exported.runners["decode"](**read, decoder_input_ids=token, cache=outputs[-1].cache))
+        actual = [output.logits[:, -1] for output in outputs]
+        torch.testing.assert_close(actual, generated_logits(model, source), rtol=1e-5, atol=1e-5)
