@@ -41,7 +41,7 @@ class LinearForecaster(nn.Module):
     def forward(self, past_values, future_values=None, return_loss: bool = True, **features) -> ModelOutput:
         values, is_observed = split_missing(past_values, None)
         loc, scale = (part[:, None] for part in self.scaler(values, is_observed))
-        scaled = ((values - loc) / scale).masked_fill(~is_observed, 0)
+        scaled = ((values - loc) / scale).masked_fill(~is_observed, 0).to(self.proj.weight.dtype)
         params = (self.proj(scaled.transpose(1, 2)).transpose(1, 2),)
         loss = None
         if future_values is not None and return_loss:

@@ -105,7 +105,7 @@ def upload(trainer: Trainer) -> None:
         repo_id=trainer.hub_model_id,
         folder_path=trainer.args.output_dir,
         commit_message="End of training",
-        ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+        ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*", f"*/{PREFIX_CHECKPOINT_DIR}-*"],
         revision=trainer.args.hub_revision,
     )
 

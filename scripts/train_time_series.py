@@ -31,6 +31,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 # Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
@@ -51,7 +52,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import MISTAKES, ArchitectureArguments, keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
-from text_data import UNREADABLE, without_index
+from text_data import UNREADABLE, check_header, without_index
 from training import ResumableTrainer, check_training, train_to_the_end
 
 
@@ -153,7 +154,11 @@ def read_table(data: DataArguments) -> pd.DataFrame:
     if not name.endswith((".csv", ".parquet")):
         stop(f"{path.name}: the name must end in .csv, .csv.gz or .parquet")
     with one_line_error(path.name, *UNREADABLE):
-        frame = without_index(pd.read_csv(path)) if name.endswith(".csv") else pd.read_parquet(path)
+        if name.endswith(".csv"):
+            check_header(path)
+            frame = without_index(pd.read_csv(path))
+        else:
+            frame = pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
         if not data.target_columns:
@@ -206,10 +211,15 @@ def cut_rows(data: DataArguments, n_rows: int) -> dict[str, range]:
     return {split: range(end - count, end) for split, end, count in zip(SPLITS, ends, counts, strict=True)}
 
 
-def make_windows(data: DataArguments, series: pd.DataFrame, splits: dict[str, range]) -> dict[str, Windows]:
-    """All windows of each split; those to train on lie within it."""
+def make_windows(
+    data: DataArguments, series: pd.DataFrame, splits: dict[str, range], device: torch.device
+) -> dict[str, Windows]:
+    """All windows of each split; those to train on lie within it.
+
+    In float64, which Apple's GPUs do not have: the readings of a meter are large, and what it counts in an hour small.
+    """
     n_targets = series.shape[1] - len(names_in(data.covariate_columns))
-    table = torch.tensor(series.to_numpy(), dtype=torch.float32)
+    table = torch.tensor(series.to_numpy(), dtype=torch.float32 if device.type == "mps" else torch.float64)
     columns = table[:, :n_targets], table[:, n_targets:]
     lengths = data.context_length, data.prediction_length
     begins = {split: rows.start + (data.context_length if split == "train" else 0) for split, rows in splits.items()}
@@ -238,14 +248,14 @@ def make_model(
     model_args: ForecasterArguments, data: DataArguments, training_part: pd.DataFrame
 ) -> QRNNForTimeSeriesPrediction:
     """The model that the arguments describe, with the units of the training rows."""
-    mean, std = training_part.mean(), training_part.std(ddof=0)
+    mean, is_flat = training_part.mean(), training_part.max() == training_part.min()
     for name in training_part.columns[mean.isna()]:
         stop(f"column {name!r} has no value in the training rows")
     of_data = {
         "num_input_channels": training_part.shape[1],
         "num_time_features": len(names_in(data.covariate_columns)),
         "value_loc": mean.tolist(),
-        "value_scale": std.mask(std == 0, 1.0).tolist(),
+        "value_scale": training_part.std(ddof=0).mask(is_flat, 1.0).tolist(),  # rounding hides its zero
         "context_length": data.context_length,
         "prediction_length": data.prediction_length,
     }
@@ -266,7 +276,11 @@ def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str
 
 
 def train_linear(
-    config: QRNNTimeSeriesConfig, learning_rate: float, training: TrainingArguments, windows: dict[str, Windows]
+    config: QRNNTimeSeriesConfig,
+    learning_rate: float,
+    training: TrainingArguments,
+    windows: dict[str, Windows],
+    settings: dict[str, Any],
 ) -> LinearForecaster:
     """The linear model beside it, in a folder of its own."""
     plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
@@ -275,6 +289,7 @@ def train_linear(
     training = copy.copy(training)
     training.output_dir = str(Path(training.output_dir) / "linear")
     training.learning_rate, training.push_to_hub = learning_rate, False
+    keep_settings(settings, Path(training.output_dir))
     set_seed(training.seed)
     model = LinearForecaster(config)
     train(model, training, windows)
@@ -363,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(training.output_dir)
     series = read_table(data)
     splits = cut_rows(data, len(series))
-    windows = make_windows(data, series, splits)
+    windows = make_windows(data, series, splits, training.device)
     check_values(data, windows)
     keep_settings(settings, folder)
     set_seed(training.seed)
@@ -378,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = {split: score(forecast, windows[split], std, device) for split in SPLITS[1:]}
     baselines = score_baselines(data, windows["test"], std, device)
     if model_args.linear_learning_rate:
-        linear = train_linear(model.config, model_args.linear_learning_rate, training, windows)
+        linear = train_linear(model.config, model_args.linear_learning_rate, training, windows, settings)
         baselines["linear"] = score(lambda past: linear(**past).prediction_outputs, windows["test"], std, device)
     if trainer.is_world_process_zero():
         write_scores({**scores, "baselines": baselines}, folder)

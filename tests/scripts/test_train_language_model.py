@@ -160,6 +160,9 @@ def test_the_best_model_by_perplexity_is_the_one_of_the_least(run):
     assert min(values) < 0.99 * max(values)
 
 
+CHECKPOINTS = ["checkpoint-2/optimizer.pt", "linear/checkpoint-2/optimizer.pt"]  # the second of a linear model beside
+
+
 def test_the_card_is_pushed_last(run, monkeypatch):
     """Trainer writes and pushes a card of its own; ours comes after it, and no file holds the secret."""
     monkeypatch.setenv("HF_TOKEN", "hf_other")
@@ -171,7 +174,7 @@ def test_the_card_is_pushed_last(run, monkeypatch):
 
     def upload(repo_id, folder_path, ignore_patterns, revision, **_):
         assert Path(folder_path, "README.md").read_text() != "the card of Trainer"
-        assert not [*filter_repo_objects(["checkpoint-2/optimizer.pt"], ignore_patterns=ignore_patterns)]
+        assert not [*filter_repo_objects(CHECKPOINTS, ignore_patterns=ignore_patterns)]
         calls.append(f"{repo_id} by {get_token()} to {revision}")
 
     monkeypatch.setattr(QRNNTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))

@@ -15,6 +15,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -210,11 +211,26 @@ def test_stamps_in_the_middle_of_months(run):
 
 
 def test_a_column_that_never_moves(run):
-    table = make_table()[["stamp", "low"]].assign(still=7.0)
+    """Also one whose deviation is no exact zero: the mean of so many tenths is none."""
+    table = make_table()[["stamp", "low"]].assign(still=7.0, tenth=0.1)
+    assert table["tenth"][:150].std(ddof=0) > 0
     table.to_csv("still.csv", index=False)
     scores, folder = run(data_file="still.csv")
-    assert json.loads((folder / "config.json").read_text())["value_scale"][1] == 1
+    assert json.loads((folder / "config.json").read_text())["value_scale"][1:] == [1, 1]
     assert scores["baselines"]["last value"]["mae"] < 1
+
+
+def test_small_changes_of_large_values(run):
+    """A meter that is far on: what it counts in an hour is less than float32 tells apart there."""
+    waves = make_table()[["stamp", "low"]]
+    waves.to_csv("low.csv", index=False)
+    waves.assign(low=waves["low"] + 2.0**25).to_csv("meter.csv", index=False)
+    settings = {"model_overrides": RECIPE["model_overrides"].replace("scaling: last", "scaling: last_std")}
+    expected, _ = run(data_file="low.csv", **settings)
+    actual, _ = run(data_file="meter.csv", output="meter", **settings)
+    for name, score in {"model": expected["test"], **expected["baselines"]}.items():
+        beside = actual["test"] if name == "model" else actual["baselines"][name]
+        assert beside["mse"] == pytest.approx(score["mse"], rel=1e-3)
 
 
 # Going on
@@ -228,6 +244,15 @@ def test_killed_run_ends_like_an_uninterrupted_one(run):
     for part in (".", "linear"):
         torch.testing.assert_close(weights_in(Path("killed", part)), weights_in(folder / part), rtol=0, atol=0)
     assert Path("killed/scores.json").read_text() == (folder / "scores.json").read_text()
+
+
+def test_the_linear_model_goes_on_with_its_own_data_only(run):
+    _, folder = run()
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    make_table(270)[["stamp", "low", "high"]].to_csv("table.csv", index=False)
+    with pytest.raises(SystemExit, match=r"linear holds a run with other data \(data_file\)"):
+        run()
 
 
 @pytest.mark.parametrize("keeps_best", [True, False])
@@ -255,6 +280,7 @@ MISTAKES = {
     "unknown kind of file": (["recipe.yaml", "--data-file", "table.doc"], "table.doc: the name must end in .csv"),
     "empty file": (["recipe.yaml", "--data-file", "empty.csv"], "empty.csv: No columns to parse from file"),
     "no rows": (["recipe.yaml", "--data-file", "head.csv"], "head.csv: The frame has no rows"),
+    "twice": (["recipe.yaml", "--data-file", "twice.csv"], "twice.csv: columns that stand twice: 'low'"),
     "broken file": (["recipe.yaml", "--data-file", "broken.parquet"], "broken.parquet: "),
     "broken gzip": (["recipe.yaml", "--data-file", "broken.csv.gz"], "broken.csv.gz: "),
     "no stamps": (["table.yaml", "--timestamp-column", "when"], "table.csv: There is no column 'when'"),
@@ -324,6 +350,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     table.to_csv("unnamed.csv")
     Path("empty.csv").touch()
     Path("table.doc").touch()
+    Path("twice.csv").write_text("stamp,low,low\n2026-01-01,1,5\n2026-01-02,2,5\n")
     Path("commas.csv").write_text("stamp,low\n2026-01-01,1,5\n2026-01-02,2,5\n")
     Path("broken.parquet").write_bytes(b"PAR1")
     whole = gzip.compress(Path("table.csv").read_bytes())
