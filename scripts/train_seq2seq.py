@@ -43,6 +43,7 @@ import numpy as np
 import sacrebleu
 from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import Tokenizer as RougeTokenizer
 from sacrebleu.metrics import BLEU, CHRF
 from torch.utils.data import SequentialSampler
 from transformers import (
@@ -85,10 +86,10 @@ from training import (
 METRICS = {"translation": ("bleu", "bleu_lowercased", "chrf"), "summarization": ("rouge1", "rouge2", "rougeL")}
 RETURNED = {"translation": "translation_text", "summarization": "summary_text"}
 SCORING = {
-    "translation": "BLEU (13a, in mixed and in lower case) and chrF2 are those of sacreBLEU "
+    "translation": "BLEU ({words}, in mixed and in lower case) and chrF2 are those of sacreBLEU "
     f"{sacrebleu.__version__}, on text as it is.",
-    "summarization": "ROUGE F-measures are those of rouge-score, with stemming: the mean over the texts, of each the "
-    "best of its references.",
+    "summarization": "ROUGE F-measures are those of rouge-score, {words}: the mean over the texts, of each the best "
+    "of its references.",
 }
 
 
@@ -102,6 +103,13 @@ class DataArguments(TextArguments):
     tokenizer: str = field(
         default="bpe",
         metadata={"help": "`bpe`, `word` or `character`, trained here; or the name of one on the Hub, or its folder."},
+    )
+    metric_tokenizer: Literal["13a", "intl", "zh", "char"] | None = field(
+        default=None,
+        metadata={
+            "help": "What the metrics take for words, by the tokenizers of sacreBLEU. (default: 13a for BLEU; for "
+            "ROUGE its own, which knows the letters a to z alone, and stems)"
+        },
     )
     max_source_length: int | None = field(
         default=None, metadata={"help": "Leave out training pairs with a source of more tokens."}
@@ -156,15 +164,25 @@ def read_pairs(data: DataArguments) -> dict[str, Dataset]:
     splits = {}
     for split, (name, rows) in read_splits(data).items():
         columns = read_columns(name, rows, {data.text_column: sentences_of, data.target_column: texts_of})
-        sources = columns[data.text_column]
+        sources, references = columns[data.text_column], columns[data.target_column]
+        if data.task == "summarization" and data.metric_tokenizer is None:
+            check_letters(name, references)
         splits[split] = Dataset.from_dict(
             {
                 "source": [" ".join(sentences) for sentences in sources],
                 "lead": [sentences[0] for sentences in sources],
-                "references": columns[data.target_column],
+                "references": references,
             }
         )
     return splits
+
+
+def check_letters(name: str, references: Sequence[Sequence[str]]) -> None:
+    """Stop where ROUGE's own words would leave out most of what is to be compared."""
+    letters = [letter for texts in references for text in texts for letter in text.lower() if letter.isalpha()]
+    share = statistics.fmean("a" <= letter <= "z" for letter in letters) if letters else 1.0
+    if share < 0.5:
+        stop(f"{name}: of the letters of its summaries ROUGE counts {share:.0%}, a to z: give --metric-tokenizer")
 
 
 def texts_of(cell: Any) -> list[str]:
@@ -225,11 +243,10 @@ class EpochTimer(TrainerCallback):
         self.seconds: list[float] = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.begin, self.steps_before = time.perf_counter(), state.global_step
+        self.begin, self.epoch_before = time.perf_counter(), state.epoch or 0.0
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        n_steps = state.global_step - self.steps_before
-        if n_steps * args.num_train_epochs >= state.max_steps:  # not one that was resumed, or cut short
+        if state.epoch - self.epoch_before > 1 - 1e-6:  # not one that was resumed, or cut short
             self.seconds.append(time.perf_counter() - self.begin)
 
 
@@ -284,16 +301,35 @@ def make_trainer(
 # Scores
 
 
-def compare(task: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The metrics of a task, in per cent; of several references ROUGE takes the nearest."""
+class SacreBLEUWords(RougeTokenizer):
+    """The words of ROUGE as a tokenizer of sacreBLEU cuts them, in lower case."""
+
+    def __init__(self, name: str):
+        self.cut = BLEU(tokenize=name).tokenizer
+
+    def tokenize(self, text: str) -> list[str]:
+        return self.cut(text.lower()).split()
+
+
+def compare(
+    task: str, texts: Sequence[str], references: Sequence[Sequence[str]], words: str | None = None
+) -> dict[str, float]:
+    """The metrics of a task, in per cent; of several references ROUGE takes the nearest.
+
+    Args:
+        task: translation or summarization.
+        texts: what was written.
+        references: of each text those that it is compared to.
+        words: the tokenizer of sacreBLEU that cuts them; `None` for that of each metric.
+    """
     if len(texts) != len(references):
         raise ValueError(f"there are {len(texts)} texts, but {len(references)} rows of references")
     if task == "summarization":
-        scorer = RougeScorer(METRICS[task], use_stemmer=True)
+        scorer = RougeScorer(METRICS[task], use_stemmer=True, tokenizer=SacreBLEUWords(words) if words else None)
         rows = [scorer.score_multi(row, text) for text, row in zip(texts, references, strict=True)]
         return {name: 100 * statistics.fmean(row[name].fmeasure for row in rows) for name in METRICS[task]}
     by_number = list(zip_longest(*references))  # as sacreBLEU wants them: the first of each row, the second...
-    metrics = {"bleu": BLEU(), "bleu_lowercased": BLEU(lowercase=True), "chrf": CHRF()}
+    metrics = {"bleu": BLEU(tokenize=words), "bleu_lowercased": BLEU(tokenize=words, lowercase=True), "chrf": CHRF()}
     return {name: metric.corpus_score(texts, by_number).score for name, metric in metrics.items()}
 
 
@@ -303,13 +339,21 @@ def decode(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def measure(
-    prediction: EvalPrediction, task: str, tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[str]]
+    prediction: EvalPrediction,
+    data: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    references: Sequence[Sequence[str]],
 ) -> dict[str, float]:
-    return compare(task, decode(prediction.predictions, tokenizer), references)
+    return compare(data.task, decode(prediction.predictions, tokenizer), references, data.metric_tokenizer)
 
 
 def score(
-    trainer: TranslationTrainer, split: str, rows: Dataset, encoded: Dataset, task: str, writing: WritingArguments
+    trainer: TranslationTrainer,
+    split: str,
+    rows: Dataset,
+    encoded: Dataset,
+    data: DataArguments,
+    writing: WritingArguments,
 ) -> tuple[dict[str, Any], list[str]]:
     """The figures of a split, and what the model writes there."""
     trainer.args.predict_with_generate, trainer.compute_metrics, trainer.alpha = True, None, writing.alpha
@@ -317,15 +361,19 @@ def score(
     options["length_penalty"] = writing.length_penalty
     output = trainer.predict(encoded, metric_key_prefix=split, **options)
     texts = decode(output.predictions, trainer.processing_class)
-    return {**compare(task, texts, rows["references"][:]), "texts": len(rows)}, texts
+    figures = compare(data.task, texts, rows["references"][:], data.metric_tokenizer)
+    return {**figures, "texts": len(rows)}, texts
 
 
-def score_baseline(task: str, split: str, splits: dict[str, Dataset]) -> dict[str, dict[str, dict[str, float]]]:
+def score_baseline(
+    data: DataArguments, split: str, splits: dict[str, Dataset]
+) -> dict[str, dict[str, dict[str, float]]]:
     """What the first sentence is worth as a summary, where sources come in sentences."""
     rows = splits[split]
-    if task != "summarization" or rows["lead"][:] == rows["source"][:]:
+    if data.task != "summarization" or rows["lead"][:] == rows["source"][:]:
         return {}
-    return {"first sentence": {split: compare(task, rows["lead"][:], rows["references"][:])}}
+    figures = compare(data.task, rows["lead"][:], rows["references"][:], data.metric_tokenizer)
+    return {"first sentence": {split: figures}}
 
 
 def write_texts(texts: Mapping[str, Sequence[str]], folder: Path) -> None:
@@ -368,18 +416,18 @@ def train(
     print(f"{len(tokenizer):,} different tokens; {model.num_parameters():,} parameters")
 
     references = splits["validation"]["references"][:]
-    by_task = functools.partial(measure, task=data.task, tokenizer=tokenizer, references=references)
+    by_task = functools.partial(measure, data=data, tokenizer=tokenizer, references=references)
     trainer, timer = make_trainer(model, training, tokenizer, encoded, by_task), EpochTimer()
     trainer.add_callback(timer)
     train_to_the_end(trainer)
     scored = {
-        split: score(trainer, split, splits[split], encoded[split], data.task, writing)
+        split: score(trainer, split, splits[split], encoded[split], data, writing)
         for split in SPLITS[1:]
         if split in splits
     }
     if trainer.is_world_process_zero():
         scores = {split: result for split, (result, _) in scored.items()}
-        baselines = score_baseline(data.task, list(scores)[-1], splits)
+        baselines = score_baseline(data, list(scores)[-1], splits)
         write_results(trainer, scores, METRICS[data.task][0], baselines=baselines)
         report({f"{split}, {name}": result for name, part in baselines.items() for split, result in part.items()})
         write_texts({split: texts for split, (_, texts) in scored.items()}, folder)
@@ -412,7 +460,9 @@ def publish_writer(
 ) -> None:
     """The card with a sample, and all of it on the Hub if that is wanted."""
     run["figures"], run["decimals"] = [*METRICS[data.task], "texts"], 2
-    run["scoring"] = f"{SCORING[data.task]} {describe_search(writing)}"
+    own = {"translation": "13a", "summarization": "with stemming"}[data.task]
+    words = own if data.metric_tokenizer is None else f"{data.metric_tokenizer} of sacreBLEU"
+    run["scoring"] = f"{SCORING[data.task].format(words=words)} {describe_search(writing)}"
     last = list(run["scores"])[-1]
     run["sample"] = write_sample(Path(trainer.args.output_dir), data.task, splits[last]["source"][0])
     metric = METRICS[data.task][0]

@@ -24,7 +24,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
-from transformers import AutoTokenizer, GenerationConfig, pipeline
+from transformers import AutoTokenizer, GenerationConfig, TrainerState, pipeline
 
 import train_seq2seq
 from modeling_qrnn import TargetLengthLogitsProcessor
@@ -231,7 +231,7 @@ def test_the_source_is_read_as_it_is(tmp_path):
     write_rows(str(tmp_path / "train.jsonl"), [{"source": text, "target": "x"} for text in sources])
     rows = read_pairs(DataArguments(train_file=str(tmp_path / "train.jsonl")))["train"]
     assert rows["source"][:] == rows["lead"][:] == sources
-    assert train_seq2seq.score_baseline("summarization", "train", {"train": rows}) == {}
+    assert train_seq2seq.score_baseline(DataArguments(task="summarization"), "train", {"train": rows}) == {}
 
 
 def test_sentences_without_words_are_no_sentences(tmp_path):
@@ -252,6 +252,25 @@ def test_metrics_know_several_references():
         compare("translation", texts, references[:1])
     shouted = compare("translation", [text.upper() for text in texts], references)
     assert shouted["bleu"] < 1 and shouted["bleu_lowercased"] == pytest.approx(100)
+
+
+def test_words_of_other_scripts():
+    """ROUGE knows the letters a to z alone, and Chinese has no spaces."""
+    texts, references = ["привет, мир", "我们 今天 走"], [["привет мир"], ["我们今天走了"]]
+    assert compare("summarization", texts, references)["rouge1"] == 0
+    assert compare("summarization", texts[:1], references[:1], "intl")["rouge1"] == pytest.approx(80)  # 2 of 3, and 2
+    assert compare("summarization", texts[1:], references[1:], "zh")["rougeL"] == pytest.approx(100 * 10 / 11)
+    assert compare("translation", texts[1:] * 2, references[1:] * 2, "zh")["bleu"] > 80
+    assert compare("summarization", ["The cats sat"], [["the cat sat"]])["rouge1"] == pytest.approx(100)  # it stems
+
+
+def test_seconds_are_of_whole_epochs():
+    """Neither of one that was resumed, nor of one that `max_steps` cut short."""
+    timer = train_seq2seq.EpochTimer()
+    for begin, end in ((None, 1.0), (1.5, 2.0), (2.0, 2.9), (2.0, 3.0)):
+        timer.on_epoch_begin(None, TrainerState(epoch=begin), None)
+        timer.on_epoch_end(None, TrainerState(epoch=end), None)
+    assert len(timer.seconds) == 2
 
 
 MISTAKES = {
@@ -276,6 +295,10 @@ MISTAKES = {
         "bleu needs --predict-with-generate",
     ),
     "other model": (["--model-config", "qrnn-tiny"], "it is of a 'qrnn', not of a 'qrnn_seq2seq'"),
+    "another script": (
+        ["--task", "summarization", "--test-file", "russian.jsonl", "--metric-for-best-model", "rouge1"],
+        "russian.jsonl: of the letters of its summaries ROUGE counts 0%, a to z: give --metric-tokenizer",
+    ),
     "wrong model": (["--model-overrides", "{num_attention_heads: 5}"], "num_attention_heads"),
 }
 
@@ -288,6 +311,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     write_rows("gap.jsonl", [{"source": "a", "target": "b"}, {"source": "a", "target": None}])
     write_rows("blank.jsonl", [{"source": " ", "target": "b"}])
     write_rows("none.jsonl", [{"source": "a", "target": []}])
+    write_rows("russian.jsonl", [{"source": "hello world", "target": "привет мир"}])
     Path("empty.csv").write_text("source,target\n")
     files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation", "test")}
     Path("recipe.yaml").write_text(yaml.safe_dump({**files, **RECIPE}))
