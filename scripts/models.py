@@ -15,6 +15,7 @@
 
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from command_line import one_line_error
@@ -46,7 +47,7 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
     config_class, prefix = model_class.config_class, f"{model_class.base_model_prefix}."
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
         overrides = overrides_of(model_args, config_class, {"vocab_size", *TOKEN_IDS, *fixed})
-    with one_line_error(f"--init-from {folder}", OSError, RuntimeError, *MISTAKES):
+    with one_line_error(f"--init-from {folder}", OSError, RuntimeError, SafetensorError, *MISTAKES):
         settings = config_class.get_config_dict(folder)[0]
         if settings.get("model_type") != config_class.model_type:
             raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")

@@ -29,6 +29,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 
@@ -47,7 +48,6 @@ from nltk.util import everygrams
 from transformers import (
     DataCollatorForLanguageModeling,
     EvalPrediction,
-    HfArgumentParser,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -68,7 +68,7 @@ from command_line import (
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from recipes import ROOT, read_settings
+from recipes import ROOT, SettingsParser, as_options, load_settings, read_settings
 from results import MODEL_CARD, describe_device, describe_versions
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
@@ -144,13 +144,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments, dict]:
     """The training configuration with the command line's changes, as an object and as it reads."""
     with one_line_error(args.training_config, OSError, ValueError, TypeError, yaml.YAMLError):
-        settings = yaml.safe_load(args.training_config.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("this is not a mapping of `name: value`")
+        settings = load_settings(args.training_config, {argument.name for argument in fields(TrainingArguments)})
         settings |= {name: getattr(args, name) for name in ("max_steps", "seed") if getattr(args, name) is not None}
-        (training_args,) = HfArgumentParser(TrainingArguments).parse_dict(
-            settings | {"output_dir": str(args.output_dir)}
-        )
+        options = as_options(settings | {"output_dir": str(args.output_dir)})
+        parser = SettingsParser(TrainingArguments, prog=args.training_config.name, allow_abbrev=False)
+        (training_args,) = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     return training_args, settings
 
 

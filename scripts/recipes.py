@@ -95,8 +95,12 @@ class RecipeHelp(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
         return super()._get_help_string(action)
 
 
-class RecipeParser(OneLineParser, HfArgumentParser):
-    """HfArgumentParser with one-line errors, whose --help leaves the rarer TrainingArguments to their own page."""
+class SettingsParser(OneLineParser, HfArgumentParser):
+    """HfArgumentParser with one-line errors."""
+
+
+class RecipeParser(SettingsParser):
+    """The options of a program, whose --help leaves the rarer TrainingArguments to their own page."""
 
     def __init__(self, argument_classes: Sequence[type], description: str):
         super().__init__(
@@ -127,12 +131,7 @@ def read_recipe(
     recipe = parser.parse_args(argv).recipe
     defaults = vars(parser.parse_args([str(recipe)]))
     with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
-        settings = yaml.load(recipe.read_text(encoding="utf-8"), RecipeLoader)
-        if not isinstance(settings, dict):
-            raise ValueError("this is not a mapping of `name: value`")
-        unknown = sorted({str(name) for name in settings} - (set(defaults) - {"recipe"}))
-        if unknown:
-            raise ValueError(f"unknown keys: {', '.join(unknown)}")
+        settings = load_settings(recipe, set(defaults) - {"recipe"})
     options = [*as_options(settings), *(sys.argv[1:] if argv is None else argv)]
     chosen = vars(parser.parse_args(options))
     with one_line_error(recipe, ValueError, TypeError, ImportError):
@@ -144,6 +143,21 @@ def read_recipe(
     set_arithmetic(chosen["float32_matmul_precision"], training)
     del chosen["hub_token"]
     return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def load_settings(file: Path, known: set[str]) -> dict[str, Any]:
+    """What a YAML file of settings says.
+
+    Raises:
+        OSError, ValueError, TypeError, yaml.YAMLError: for what cannot be read, no mapping, or unknown names.
+    """
+    settings = yaml.load(file.read_text(encoding="utf-8"), RecipeLoader)
+    if not isinstance(settings, dict):
+        raise ValueError("this is not a mapping of `name: value`")
+    unknown = sorted({str(name) for name in settings} - known)
+    if unknown:
+        raise ValueError(f"unknown keys: {', '.join(unknown)}")
+    return settings
 
 
 def set_arithmetic(precision: str, training: TrainingArguments) -> None:
@@ -305,7 +319,8 @@ def digest(path: Path, output: Path) -> str:
             continue
         name = file.relative_to(path).as_posix()
         if not name.startswith(("checkpoint-", "runs/")):
-            whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+            with file.open("rb") as stream:
+                whole.update(name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
     return whole.hexdigest()
 
 

@@ -14,7 +14,7 @@
 """The rows that the programs train on: the splits of a dataset on the Hub, or files."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,9 +39,18 @@ class SourceArguments:
     _argument_group_name = "data"
 
     dataset: str | None = field(
-        default=None, metadata={"help": "A dataset on the Hub, or a folder: its splits train, validation and test."}
+        default=None, metadata={"help": "A dataset on the Hub, or a folder, in place of files."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of --dataset."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "The split of --dataset for validation: by default `validation`, if there is one; or `none`."
+        },
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "The same for the test, by default `test`; `none` if it has no labels."}
+    )
     train_file: str | None = field(
         default=None, metadata={"help": "A file: .txt (UTF-8), .csv, .json, .jsonl or .parquet, also with .gz."}
     )
@@ -89,8 +98,10 @@ def check_source_arguments(data: SourceArguments) -> None:
         stop("give either --train-file or --dataset")
     if data.dataset is not None and (data.validation_file is not None or data.test_file is not None):
         stop("--validation-file and --test-file go with --train-file: a --dataset has splits of its own")
-    if data.dataset_config is not None and data.dataset is None:
-        stop("--dataset-config goes with --dataset")
+    of_dataset = {name: getattr(data, name) for name in ("dataset_config", "validation_split", "test_split")}
+    for name, value in of_dataset.items():
+        if value is not None and data.dataset is None:
+            stop(f"--{name.replace('_', '-')} goes with --dataset")
     if not 0 <= data.validation_share < 1:
         stop(f"--validation-share must be in [0, 1), got {data.validation_share}")
     for split in SPLITS:
@@ -104,11 +115,20 @@ def read_splits(data: SourceArguments, sample_by: str = "line") -> dict[str, tup
     if data.dataset is not None:
         with one_line_error(f"--dataset {data.dataset}", *UNREADABLE):
             splits = datasets.load_dataset(data.dataset, data.dataset_config, streaming=True)
-        if "train" not in splits:
-            stop(f"--dataset {data.dataset}: there is no train split; the splits are {', '.join(splits)}")
-        return {split: (f"{data.dataset}, {split}", splits[split]) for split in SPLITS if split in splits}
+        names = choose_splits(data, list(splits))
+        return {split: (f"{data.dataset}, {name}", splits[name]) for split, name in names.items()}
     files = {split: getattr(data, f"{split}_file") for split in SPLITS}
     return {split: (path, open_file(path, sample_by)) for split, path in files.items() if path is not None}
+
+
+def choose_splits(data: SourceArguments, available: Sequence[str]) -> dict[str, str]:
+    """Which split of the dataset is for training, which for validation and which for the test."""
+    chosen = {"train": "train", "validation": data.validation_split, "test": data.test_split}
+    for name in filter(None, chosen.values()):
+        if name not in (*available, "none"):
+            stop(f"--dataset {data.dataset}: there is no {name} split; the splits are {', '.join(available)}")
+    names = {split: split if name is None else name for split, name in chosen.items()}
+    return {split: name for split, name in names.items() if name in available and name != "none"}
 
 
 def open_file(path: str, sample_by: str) -> Iterable[dict]:
@@ -119,15 +139,32 @@ def open_file(path: str, sample_by: str) -> Iterable[dict]:
         return datasets.IterableDataset.from_generator(read_csv, gen_kwargs={"path": path})
     options = {"encoding": ENCODING, "sample_by": sample_by} if suffix == ".txt" else {}
     with one_line_error(path, *UNREADABLE):
-        return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
+        try:
+            return datasets.load_dataset(FORMATS[suffix], data_files=path, split="train", streaming=True, **options)
+        except StopIteration as error:  # what `datasets` raises for an empty .json or .jsonl
+            raise ValueError("there are no rows") from error
 
 
 def read_csv(path: str) -> Iterator[dict[str, str | None]]:
     """The rows of a table, each cell a text, or none if it is empty: also a number, and words like "NA" and "null"."""
+    check_header(path)
     options = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": ENCODING}
     with pd.read_csv(path, chunksize=10_000, **options) as frames:
         for frame in map(without_index, frames):
             yield from frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def check_header(path: str | Path) -> None:
+    """Refuse a CSV file two of whose columns have one name: pandas would give the second another.
+
+    Raises:
+        ValueError: which tells the names.
+    """
+    options = {"dtype": str, "keep_default_na": False, "encoding": ENCODING}
+    (names,) = pd.read_csv(path, header=None, nrows=1, **options).to_numpy().tolist()
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f"columns that stand twice: {', '.join(map(repr, twice))}")
 
 
 def without_index(frame: pd.DataFrame) -> pd.DataFrame:

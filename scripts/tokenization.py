@@ -30,7 +30,7 @@ UNKNOWN, END_OF_LINE = "<unk>", "<eos>"  # as in the Penn Treebank's language mo
 
 
 def byte_level_bpe(texts: Iterable[str], vocab_size: int, add_prefix_space: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text can be written in it, and read back byte for byte.
+    """A byte-level BPE: any text can be written in it, and read back byte for byte, but for the marks themselves.
 
     With `add_prefix_space` a word is cut the same way whether it comes alone or in a text, after a space.
     """

@@ -262,6 +262,7 @@ def train(
                 "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per text."
             )
             told = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
+            run["pairs"] = data.text_pair_column is not None
             run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, told)
             publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})
     return scores

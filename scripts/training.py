@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -62,6 +63,12 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         stop(
             "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "
             "go on from the end of one: --save-strategy must be epoch, or no"
+        )
+    by_scores = getattr(training, "non_monotone", None) or training.lr_scheduler_type == "reduce_lr_on_plateau"
+    if by_scores and training.eval_strategy == "epoch" and training.save_strategy == "steps":
+        stop(
+            "--save-strategy steps can save between the last step of an epoch and its evaluation, without which a run "
+            "would go on: with --eval-strategy epoch it must be epoch, or no, where training goes by what is measured"
         )
     if training.load_best_model_at_end and training.save_total_limit == 1:
         stop("--save-total-limit must be at least 2 with the best model kept: the best checkpoint, and the last one")
@@ -152,7 +159,16 @@ def train_to_the_end(trainer: Trainer) -> None:
     """Train from the last complete checkpoint of the folder, if there is one, and save the model."""
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    check_weights(trainer)
     trainer.save_model()
+
+
+def check_weights(trainer: Trainer) -> None:
+    """A run that diverged has nothing to score; what is logged of its loss leaves out what is no number."""
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in trainer.model.parameters())
+    is_finite = torch.stack([part.isfinite().all() for part in own]).all()
+    if not trainer.accelerator.gather(is_finite[None]).all():
+        stop("training diverged, the weights are no finite numbers: try a lower --learning-rate or --max-grad-norm")
 
 
 def write_results(

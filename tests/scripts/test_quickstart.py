@@ -91,6 +91,7 @@ def test_output_folder(finished):
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "qrnn"
     assert config["vocab_size"] == 320
+    assert AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([[5, 6]])).cache is not None
     assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_qrnn.QRNNForCausalLM"
     assert (folder / "modeling_qrnn.py").is_file()
     assert str(folder / "README.md") in stdout
@@ -257,6 +258,8 @@ MISTAKES = {
     "wrong model field": (["--model-config", "wrong.json"], "num_hidden_layers"),
     "model config of no JSON": (["--model-config", "short.txt"], "short.txt"),
     "unknown training field": (["--training-config", "wrong.yaml"], "learning_rte"),
+    "wrong training value": (["--training-config", "fast.yaml"], "argument --learning_rate/--learning-rate: invalid"),
+    "training setting twice": (["--training-config", "twice.yaml"], "names that stand twice: seed"),
     "training config of no settings": (["--training-config", "short.txt"], "not a mapping of `name: value`"),
     "another model": (["--model-config", "other.json"], "it is of a 'qrnn_speech', not of a 'qrnn'"),
     "a package": (
@@ -280,6 +283,8 @@ def test_mistakes(mistake, quickstart, tmp_path, monkeypatch, capsys):
     Path("text.txt").write_text(make_text(100))
     Path("wrong.json").write_text(json.dumps(TINY | {"num_hidden_layers": "two"}))
     Path("wrong.yaml").write_text("learning_rte: 0.1\n")
+    Path("fast.yaml").write_text("learning_rate: fast\n")
+    Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
     Path("other.json").write_text(json.dumps(TINY | {"model_type": "qrnn_speech"}))
     Path("tiny.json").write_text(json.dumps(TINY))
     Path("wandb.yaml").write_text("report_to: wandb\nuse_cpu: true\n")

@@ -182,6 +182,8 @@ def test_pairs(tokenizer, run, capsys):
     assert scores["validation"]["accuracy"] > 0.95
     answer = pipeline("text-classification", model=str(folder))({"text": "a", "text_pair": "a"})
     assert answer["label"] == "1"
+    run_card(folder)
+    assert '"text_pair": ' in (folder / "README.md").read_text()
     assert len(AutoTokenizer.from_pretrained(folder)("a", "a").input_ids) == (4 if tokenizer == "bpe" else 3)
 
 
@@ -359,6 +361,10 @@ def test_bodies_that_do_not_fit(run, language_model):
         run(init_from=pretrained, model_overrides="{hidden_size: ", output="sixth")
     with pytest.raises(SystemExit, match="it holds a 'qrnn', not a 'qrnn_with_lstm'"):
         run(init_from=pretrained, architecture="lstm", output="fourth", **CLASSIFIER)
+    weights = Path(pretrained, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SystemExit, match=rf"--init-from {pretrained}: .*header"):
+        run(init_from=pretrained, output="seventh", **CLASSIFIER)
 
 
 # Going on
@@ -480,6 +486,25 @@ def test_folder_without_a_train_split(tmp_path):
         read_examples(DataArguments(dataset=str(tmp_path)))
 
 
+def test_splits_of_a_dataset_by_name(tmp_path):
+    """As data sets of the Hub have them: several for validation, and a test whose labels are kept back."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
+    labels = {"train": [0, 1], "validation_matched": [1, 0], "validation": [1, 1], "test": [-1, -1]}
+    for split, numbers in labels.items():
+        rows = Dataset.from_dict({"text": ["a", "b"], "label": numbers}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    folder = tmp_path / "README.md"
+    entries = [{"split": split, "path": f"{split}.parquet"} for split in labels]
+    folder.write_text(f"---\n{yaml.safe_dump({'configs': [{'config_name': 'default', 'data_files': entries}]})}---\n")
+    data = DataArguments(dataset=str(tmp_path), validation_split="validation_matched", test_split="none")
+    splits, _ = read_examples(data)
+    assert {split: rows["label"][:] for split, rows in splits.items()} == {"train": [0, 1], "validation": [1, 0]}
+    with pytest.raises(SystemExit, match="test: row 1: column 'label' holds -1, which is no label"):
+        read_examples(DataArguments(dataset=str(tmp_path)))
+    with pytest.raises(SystemExit, match="there is no dev split; the splits are train, validation_matched, "):
+        read_examples(DataArguments(dataset=str(tmp_path), test_split="dev"))
+
+
 MISTAKES = {
     "factor": (["--discriminative-factor", "0.5"], "--discriminative-factor must be at least 1, got 0.5"),
     "unfreezing": (["--gradual-unfreezing", "-1"], "--gradual-unfreezing must be at least 0, got -1.0"),
@@ -504,6 +529,9 @@ MISTAKES = {
     "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: column 'text' holds no words"),
     "one label": (["--train-file", "one.csv"], "one.csv: column 'label' holds one label only, 'good'"),
     "empty split": (["--test-file", "empty.csv"], "empty.csv: there are no rows"),
+    "empty file": (["--test-file", "empty.jsonl"], "empty.jsonl: there are no rows"),
+    "twice": (["--train-file", "twice.csv"], "twice.csv: columns that stand twice: 'label'"),
+    "a split of no dataset": (["--test-split", "none"], "--test-split goes with --dataset"),
     "not JSON": (["--train-file", "broken.jsonl"], "broken.jsonl: "),
     "no validation": (["--validation-file", "none.csv"], "there is no file 'none.csv'"),
     "few of a label": (
@@ -558,6 +586,8 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     Path("one.csv").write_text("text,label\na,good\nb,good\n")
     Path("few.csv").write_text("text,label\na,good\nb,bad\nc,bad\nd,bad\n")
     Path("empty.csv").write_text("text,label\n")
+    Path("empty.jsonl").touch()
+    Path("twice.csv").write_text("text,label,label\na,good,bad\n")
     Path("broken.jsonl").write_text('{"text": "a", "la')
     features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
     Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]}, features=features).to_parquet("hidden.parquet")

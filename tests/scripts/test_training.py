@@ -57,6 +57,10 @@ def make_trainer(folder: Path, n_rows: int = 10, scores: Sequence[float] = (), *
 REFUSED = {
     "no steps": ({"max_steps": 0}, "--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0"),
     "no epochs": ({"num_train_epochs": 0}, "--num-train-epochs must be a number above 0, got 0"),
+    "checkpoints before an evaluation": (
+        {"eval_strategy": "epoch", "save_strategy": "steps", "lr_scheduler_type": "reduce_lr_on_plateau"},
+        "--save-strategy steps can save between the last step of an epoch and its evaluation",
+    ),
     "checkpoints within a step": ({"enable_jit_checkpoint": True}, "--enable-jit-checkpoint saves in the middle"),
 }
 
@@ -109,6 +113,13 @@ def test_all_rows_are_scored(tmp_path):
     assert [len(batch["labels"]) for batch in trainer.get_train_dataloader()] == [8]
     assert len(trainer.predict(trainer.eval_dataset).label_ids) == 10
     assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [8, 2]
+
+
+def test_a_run_that_diverged_is_told(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=1e38, max_grad_norm=0.0, max_steps=8)
+    with pytest.raises(SystemExit, match="training diverged, the weights are no finite numbers"):
+        train_to_the_end(trainer)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_one_process_groups_rows_as_trainer_does(tmp_path):
