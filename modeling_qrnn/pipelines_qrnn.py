@@ -255,7 +255,7 @@ class TimeSeriesForecastingPipeline(Pipeline):
                 `covariates`: the column of the model's covariate, or a list of them in its order; none may be missing.
                 `future`: a frame with the stamps and covariates of at least the values to forecast.
                 `frequency`: the distance of the stamps as pandas writes it (`"h"`, `"MS"`) or a `pandas.DateOffset`;
-                found in them by default.
+                by default that of the index, or found in the stamps.
                 `prediction_length`: how many values to forecast; the model's own by default.
                 `level`: the probability of the interval; not for a model of points. By default 0.8, or
                 that of the widest central interval within the model's quantiles if that is less.
@@ -337,8 +337,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
         targets = choose_targets(inputs, timestamp_column, target, covariates)
         if config.has_own_channels and len(targets) != config.num_input_channels:
             raise ValueError(f"`target` must name {config.num_input_channels} columns for this model, got {targets}")
-        series = read_series(inputs, timestamp_column, [*targets, *covariates], frequency)
-        stamps = following_stamps(series.index, length)
+        series, step = read_series(inputs, timestamp_column, [*targets, *covariates], frequency)
+        stamps = following_stamps(series.index, step, length)
         if config.context_length is not None:
             series = series.iloc[-config.context_length :]
         for name in targets:
@@ -410,14 +410,17 @@ def read_series(
     timestamp_column: str | None,
     columns: Sequence[str],
     frequency: str | pd.DateOffset | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DateOffset]:
     """The columns as numbers at evenly spaced stamps in rising order, NaN where the frame has no row.
 
     Args:
         frame: what a user has.
         timestamp_column: the column of the stamps; `None` for the index.
         columns: which columns to read.
-        frequency: the distance of the stamps, as pandas writes it; `None` to find it.
+        frequency: the distance of the stamps, as pandas writes it; `None` for that of the index, or to find it.
+
+    Returns:
+        The columns, and the distance of their stamps.
 
     Raises:
         ValueError: see `TimeSeriesForecastingPipeline`.
@@ -425,16 +428,17 @@ def read_series(
     Example:
         >>> import pandas as pd
         >>> frame = pd.DataFrame({"day": ["2026-01-04", "2026-01-01", "2026-01-02"], "x": [4.0, 1.0, 2.0]})
-        >>> read_series(frame, "day", ["x"], "D")["x"].tolist()
-        [1.0, 2.0, nan, 4.0]
+        >>> series, step = read_series(frame, "day", ["x"], "D")
+        >>> series["x"].tolist(), step
+        ([1.0, 2.0, nan, 4.0], <Day>)
     """
     stamps = read_stamps(frame, timestamp_column)
     numbers = frame[list(checked_columns(frame, columns))].apply(as_numbers).set_axis(stamps).sort_index()
     index = numbers.index
     if index.has_duplicates:
         raise ValueError(f"The time stamp {index[index.duplicated()][0]} stands in more than one row")
-    grid = even_stamps(index, frequency)
-    return numbers.reindex(grid)
+    grid, step = even_stamps(index, frequency)
+    return numbers.reindex(grid), step
 
 
 def checked_columns(frame: pd.DataFrame, columns: Sequence[str]) -> Sequence[str]:
@@ -493,8 +497,12 @@ SHORTEST_MONTH = 28  # days
 MOST_STAMPS_PER_ROW = 100  # what has more is no series with gaps, and could fill the memory
 
 
-def even_stamps(index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None) -> pd.DatetimeIndex:
-    """All stamps from the first to the last one, at the frequency that is given or found."""
+def even_stamps(
+    index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None
+) -> tuple[pd.DatetimeIndex, pd.DateOffset]:
+    """All stamps from the first to the last one, at the frequency that is given, that of the index, or one found."""
+    if frequency is None and index.freq is not None and index.freq.n > 0:  # a single row may have been read backwards
+        return index, index.freq
     advice = "Give `frequency`, or round the stamps"
     try:
         step = find_frequency(index) if frequency is None else to_offset(frequency)
@@ -508,7 +516,7 @@ def even_stamps(index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None) 
                 f"would make {length}, and there are {len(index)} rows. {advice}"
             )
     try:
-        grid = pd.date_range(index[0], index[-1], freq=step, name=index.name)
+        grid = stamps_between(index, step)
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}: {error}") from error
     off_grid = index[~index.isin(grid)]
@@ -517,14 +525,42 @@ def even_stamps(index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None) 
             f"The time stamps are not evenly spaced: {off_grid[0]} is not one of those every {step.freqstr} from "
             f"{index[0]}. {advice}"
         )
-    return grid
+    return grid, step
+
+
+def as_counted(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeIndex:
+    """The stamps as a step goes from one to the next: days and more on the clock of the place, hours as they pass."""
+    passes = isinstance(step, pd.offsets.Tick) and not isinstance(step, pd.offsets.Day)
+    return index if passes else index.tz_localize(None)
+
+
+def as_told(stamps: pd.DatetimeIndex, zone: Any) -> pd.DatetimeIndex:
+    """Stamps of `as_counted` in their zone: later where the clock leaves them out, the first where it repeats them."""
+    if zone is None or stamps.tz is not None:
+        return stamps
+    is_first = np.ones(len(stamps), dtype=bool)
+    return stamps.tz_localize(zone, nonexistent="shift_forward", ambiguous=is_first).unique()
+
+
+def stamps_between(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeIndex:
+    """All stamps from the first to the last one.
+
+    Example:
+        >>> import pandas as pd
+        >>> index = pd.DatetimeIndex(["2026-09-05", "2026-09-07"], tz="America/Santiago")  # without a midnight between
+        >>> stamps_between(index, pd.offsets.Day()).hour.tolist()
+        [0, 1, 0]
+    """
+    first, last = as_counted(index[[0, -1]], step)
+    return as_told(pd.date_range(first, last, freq=step, name=index.name), index.tz)
 
 
 def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
     """The coarsest number of months at which all stamps stand, or else the smallest distance between two of them.
 
     Months are counted from the first stamp, by their ends, their starts or its day, so years and quarters may begin
-    anywhere. Days are those of the calendar where the stamps have a time zone, and may be business days.
+    anywhere. Days are those of the calendar where the stamps have a time zone, and may be business days; so are their
+    halves, thirds and so on, where the hours between stamps differ.
 
     Example:
         >>> import pandas as pd
@@ -537,10 +573,10 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
         raise ValueError(f"{len(index)} time stamps do not tell it")
 
     def fits(frequency: pd.DateOffset) -> bool:
-        return bool(index.isin(pd.date_range(index[0], index[-1], freq=frequency)).all())
+        return bool(index.isin(stamps_between(index, frequency)).all())
 
     step, calendar_step = (stamps.to_series().diff().min() for stamps in (index, index.tz_localize(None)))
-    days, rest = divmod(calendar_step, pd.Timedelta(days=1))
+    days = round(calendar_step / pd.Timedelta(days=1))  # a change of clocks at midnight makes one shorter
     if days >= SHORTEST_MONTH:
         months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
         kinds = [pd.offsets.MonthEnd, pd.offsets.MonthBegin, pd.offsets.BMonthEnd, pd.offsets.BMonthBegin]
@@ -550,18 +586,33 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
         for frequency in filter(fits, candidates):
             return frequency
     business_day = pd.offsets.BDay()
-    has_weekend = len(pd.bdate_range(index[0], index[-1])) < len(pd.date_range(index[0], index[-1]))
+    has_weekend = len(stamps_between(index, business_day)) < len(stamps_between(index, pd.offsets.Day()))
     if days == 1 and has_weekend and fits(business_day):
         return business_day
-    if days >= 1 and not rest and fits(pd.offsets.Day(days)):
+    if days >= 1 and fits(pd.offsets.Day(days)):
         return pd.offsets.Day(days)
     hours, rest = divmod(step, pd.Timedelta(hours=1))
-    return to_offset(step) if rest else pd.offsets.Hour(hours)  # 24 hours are not always a day
+    passing = to_offset(step) if rest else pd.offsets.Hour(hours)  # 24 hours are not always a day
+    hours, rest = divmod(calendar_step, pd.Timedelta(hours=1))
+    is_part = index.tz is not None and hours > 1 and not rest and 24 % hours == 0
+    on_the_clock = pd.DateOffset(hours=hours)
+    if is_part and not fits(passing) and fits(on_the_clock):
+        return on_the_clock
+    return passing
 
 
-def following_stamps(index: pd.DatetimeIndex, length: int) -> pd.DatetimeIndex:
-    """The next stamps at the same distance."""
-    return pd.date_range(index[-1], periods=length + 1, freq=index.freq, name=index.name)[1:]
+def following_stamps(index: pd.DatetimeIndex, step: pd.DateOffset, length: int) -> pd.DatetimeIndex:
+    """The next stamps at the same distance.
+
+    Example:
+        >>> import pandas as pd
+        >>> following_stamps(pd.DatetimeIndex(["2026-01-29", "2026-01-30"]), pd.offsets.BDay(), 2).day.tolist()
+        [2, 3]
+    """
+    first, last = as_counted(index[[0, -1]], step)
+    last = pd.date_range(first, last, freq=step)[-1]  # before a change of clocks moved it
+    coming = as_told(pd.date_range(last, periods=2 * length + 1, freq=step, name=index.name), index.tz)
+    return coming[coming > index[-1]][:length]
 
 
 def read_future(

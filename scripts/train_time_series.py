@@ -143,8 +143,8 @@ class Windows(Dataset):
         return window
 
 
-def read_table(data: DataArguments) -> pd.DataFrame:
-    """Targets and covariates at even stamps."""
+def read_table(data: DataArguments) -> tuple[pd.DataFrame, pd.DateOffset]:
+    """Targets and covariates at even stamps, and their distance."""
     if data.data_file is None:
         stop("give a table with --data-file")
     path = Path(data.data_file)
@@ -163,9 +163,9 @@ def read_table(data: DataArguments) -> pd.DataFrame:
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
         if not data.target_columns:
             check_names(frame, targets)
-        series = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
+        series, step = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
         known(series[covariates])
-    return series
+    return series, step
 
 
 def check_names(frame: pd.DataFrame, targets: Sequence[str]) -> None:
@@ -336,7 +336,9 @@ def score_baselines(
     return {name: score(forecast, windows, std, device) for name, forecast in baselines.items()}
 
 
-def write_sample(data: DataArguments, series: pd.DataFrame, windows: Windows, folder: Path) -> str | None:
+def write_sample(
+    data: DataArguments, series: pd.DataFrame, step: pd.DateOffset, windows: Windows, folder: Path
+) -> str | None:
     """Load the saved model as anyone would, and forecast the last window that it can, if any; a table, and a plot."""
     covariates = names_in(data.covariate_columns)
     targets = [name for name in series.columns if name not in covariates]
@@ -345,7 +347,7 @@ def write_sample(data: DataArguments, series: pd.DataFrame, windows: Windows, fo
         print("There is no sample: no window of the test rows has a value of each column in its past")
         return None
     end = start + data.prediction_length
-    options = {"target": targets, "covariates": covariates, "frequency": series.index.freq}
+    options = {"target": targets, "covariates": covariates, "frequency": step}
     if covariates:
         options["future"] = series[start:end]
     past = series[start - data.context_length : start]
@@ -376,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
     check_arguments(data, model_args, training)
     folder = Path(training.output_dir)
-    series = read_table(data)
+    series, step = read_table(data)
     splits = cut_rows(data, len(series))
     windows = make_windows(data, series, splits, training.device)
     check_values(data, windows)
@@ -406,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run["covariates"] = names_in(data.covariate_columns)
             if data.target_columns or run["covariates"]:  # without these all columns are
                 run["targets"] = training_part.columns.tolist()
-            run["sample"] = write_sample(data, series, windows["test"], folder)
+            run["sample"] = write_sample(data, series, step, windows["test"], folder)
             publish(trainer, run, None, {"mse": "mse", "mae": "mae"})
 
 

@@ -453,6 +453,50 @@ def test_any_calendar(frequency, zone, forecaster):
         assert forecaster()(frame.drop(frame.index[4])).index.equals(stamps[n_rows : n_rows + 4])
 
 
+KNOWN = {
+    "two hours": ("h", 2),
+    "two ends of months": ("ME", 2),
+    "a week of business days": ("B", 5),
+    "business hours": ("bh", 24),
+    "halves of months": ("SMS", 12),
+    "third Fridays": ("WOM-3FRI", 12),
+}
+
+
+@pytest.mark.parametrize("rising", [True, False])
+@pytest.mark.parametrize(("frequency", "n_rows"), KNOWN.values(), ids=KNOWN)
+def test_the_frequency_of_the_index_is_known(frequency, n_rows, rising, forecaster):
+    stamps = pd.date_range("2026-03-16", periods=n_rows + 4, freq=frequency)
+    frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
+    assert forecaster()(frame if rising else frame[::-1]).index.equals(stamps[n_rows:])
+
+
+@pytest.mark.parametrize("zone", ["America/Santiago", "Africa/Cairo", "America/Havana"])
+@pytest.mark.parametrize("frequency", ["D", "2D", "W", "MS"])
+def test_midnights_that_the_clock_leaves_out_or_repeats(zone, frequency, forecaster):
+    """Such a day begins at one, or with the first of two midnights."""
+    days = pd.date_range("2025-01-05", periods=700 if frequency.endswith("D") else 70, freq=frequency)
+    first = np.ones(len(days), dtype=bool)
+    stamps = days.tz_localize(zone, nonexistent="shift_forward", ambiguous=first)
+    moved = np.flatnonzero(stamps.hour != 0)
+    assert frequency in ("W", "MS") or zone == "America/Santiago" or len(moved)
+    for n_rows in {8, 25, *(moved + 1), *(moved - 2)} & {*range(5, len(days) - 4)}:
+        frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
+        for seen in (frame, frame.drop(frame.index[4])):
+            assert forecaster()(seen).index.equals(stamps[n_rows : n_rows + 4])
+
+
+@pytest.mark.parametrize("hours", [3, 6, 12])
+def test_hours_of_the_clock(hours, forecaster):
+    """Where they pass quicker or slower as the clocks change, on both sides of it and over it."""
+    stamps = pd.date_range("2026-03-20", periods=1000, freq=f"{hours}h")
+    first = np.ones(len(stamps), dtype=bool)
+    stamps = stamps.tz_localize("Europe/Berlin", nonexistent="shift_forward", ambiguous=first)
+    n_rows = 12 * 24 // hours
+    frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
+    assert forecaster()(frame).index.equals(stamps[n_rows : n_rows + 4])
+
+
 def test_a_given_frequency_may_leave_most_values_out(forecaster):
     frame = make_frame(3).set_axis(pd.to_datetime(["2026-01-01", "2026-06-01", "2026-12-31"]))
     assert str(forecaster()(frame, frequency="h").index[0]) == "2026-12-31 01:00:00"
@@ -540,7 +584,16 @@ WRONG = {
         "not evenly spaced: one every ms from .* would make 1641600001, and there are 4 rows",
     ),
     "unknown frequency": (make_frame(), {"frequency": "often"}, "`frequency` must be given, .* got 'often'"),
-    "too few stamps": (make_frame(2), {}, "`frequency` must be given, .* 2 time stamps do not tell it"),
+    "one stamp, read backwards": (
+        make_frame(1)[::-1],
+        {},
+        "`frequency` must be given, .* 1 time stamps do not tell it",
+    ),
+    "too few stamps": (
+        make_frame(3).drop(make_frame(3).index[1]),
+        {},
+        "`frequency` must be given, .* 2 time stamps do not tell it",
+    ),
     "words": (changed(x="low"), {}, "Column 'x' must hold numbers"),
     "dates": (changed(x=pd.date_range("2026", periods=40)), {}, "Column 'x' must hold numbers, got datetime64"),
     "months": (changed(x=pd.period_range("2026", periods=40, freq="M")), {}, "Column 'x' must hold numbers, got peri"),
