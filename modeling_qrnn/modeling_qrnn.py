@@ -595,6 +595,25 @@ def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -10
             )
 
 
+def in_dtype_of(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What comes from outside of the model, as a layer takes it: in the dtype of its weights.
+
+    One that is quantised to integers says itself what it takes, but that of `torch.ao`, which is float32.
+    """
+    if not isinstance(linear.weight, torch.Tensor):
+        return x.float()
+    return x.to(linear.weight.dtype) if linear.weight.is_floating_point() else x
+
+
+def check_all_kept(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse labels of positions whose logits `logits_to_keep` left out."""
+    if logits.shape[1] != labels.shape[1]:
+        raise ValueError(
+            f"`labels` need the logits of all {labels.shape[1]} positions, got those of {logits.shape[1]}: leave out "
+            "`logits_to_keep`"
+        )
+
+
 def check_sequence_labels(labels: torch.Tensor, batch_size: int, config: QRNNClassifierConfig) -> None:
     """Refuse labels of another shape, which a loss might stretch to fit, and classes that no logit stands for."""
     num_labels, problem = config.num_labels, config.problem_type
@@ -606,6 +625,8 @@ def check_sequence_labels(labels: torch.Tensor, batch_size: int, config: QRNNCla
         raise ValueError(f"`labels` must have the shape {shapes[0]}, got {tuple(labels.shape)}")
     if is_class:
         check_classes(labels, num_labels)
+    elif problem == "multi_label_classification" and not labels.is_floating_point():
+        raise ValueError(f"`labels` of several classes at once must be floating-point, got {labels.dtype}")
 
 
 def drop_labels_after_pads(
@@ -830,6 +851,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
+            check_all_kept(logits, labels)
             targets = drop_labels_after_pads(labels, attention_mask, **kwargs)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
@@ -939,7 +961,8 @@ class QRNNForMaskedLM(QRNNPreTrainedModel):
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            options = {"vocab_size": self.config.vocab_size, **kwargs}
+            loss = self.loss_function(logits=logits, labels=labels.contiguous(), **options)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -1169,7 +1192,7 @@ class QRNNForTokenClassification(QRNNPreTrainedModel):
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.num_labels, **kwargs)
-            loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels.contiguous(), config=self.config, **kwargs)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

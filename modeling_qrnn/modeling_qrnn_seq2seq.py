@@ -45,6 +45,7 @@ from .modeling_qrnn import (
     QRNNGenerationMixin,
     QRNNMixer,
     QRNNPreTrainedModel,
+    check_all_kept,
     check_token_labels,
     chunk_mask,
     gathers_shards,
@@ -714,7 +715,8 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
         loss = None
         if labels is not None:
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
-            options = {"vocab_size": self.config.vocab_size, "shift_labels": labels} | kwargs
+            check_all_kept(logits, labels)
+            options = {"vocab_size": self.config.vocab_size, "shift_labels": labels.contiguous()} | kwargs
             loss = self.loss_function(logits=logits, labels=labels, **options)
         return Seq2SeqLMOutput(
             loss=loss,

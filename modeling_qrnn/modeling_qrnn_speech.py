@@ -39,6 +39,7 @@ from .modeling_qrnn import (
     check_sequence_labels,
     chunk_mask,
     has_values,
+    in_dtype_of,
     make_classifier,
     make_norm,
     read_out,
@@ -83,8 +84,8 @@ class QRNNSubsampling(nn.Module):
         """`(batch, num_frames, features)` to `(batch, ceil(num_frames / ratio), hidden)`; missing frames are zero."""
         num_frames = frames.shape[1]
         filled = (num_frames + self.ratio - 1) // self.ratio * self.ratio  # a multiple also to the eyes of an exporter
-        frames = F.pad(frames, (0, 0, 0, filled - num_frames))
-        outputs = F.relu(self.conv(frames.unflatten(1, (-1, self.stride)).flatten(2)))
+        frames = F.pad(frames, (0, 0, 0, filled - num_frames)).unflatten(1, (-1, self.stride)).flatten(2)
+        outputs = F.relu(self.conv(in_dtype_of(self.conv, frames)))
         if self.pooling is None:
             return outputs
         pools = outputs.unflatten(1, (-1, self.pooling_size))
@@ -321,7 +322,7 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
 
     def _blank_pads(self, logits: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
         """At a pad only the blank is possible, for some decode all the steps, as Transformers' pipeline does."""
-        certain = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
+        certain = logits.new_full((logits.shape[-1],), torch.finfo(logits.dtype).min)
         certain[self.config.pad_token_id] = 0
         return torch.where(is_real[..., None], logits, certain)
 

@@ -45,6 +45,7 @@ from .modeling_qrnn import (
     can_be_looked_at,
     chunk_mask,
     gathers_shards,
+    in_dtype_of,
     make_norm,
 )
 from .pooling_qrnn import state_dtype
@@ -209,8 +210,7 @@ class QRNNPatchEmbedding(nn.Module):
                 features = features.repeat_interleave(channels, dim=0)
             parts.append(features.masked_fill(~has_begun[..., None], 0))
         patches = torch.cat(parts, dim=2).unflatten(1, (-1, self.patch_length)).flatten(2)
-        dtype = self.proj.weight.dtype
-        embedded = self.proj(patches.to(dtype) if dtype.is_floating_point else patches)  # quantised to integers
+        embedded = self.proj(in_dtype_of(self.proj, patches))
         if self.channels is not None:
             vectors = self.channels(torch.arange(channels, device=embedded.device))
             embedded = embedded + vectors.repeat(batch_size, 1)[:, None]

@@ -425,6 +425,13 @@ def test_labels_of_numbers_have_one_shape(problem_type, shape, redraw):
     assert losses[0].isfinite() and losses[1].isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_several_classes_at_once_are_no_integers(dtype, redraw):
+    model = redraw(make_model("sequence", problem_type="multi_label_classification"))
+    with pytest.raises(ValueError, match=rf"`labels` of several classes at once must be floating-point, got {dtype}"):
+        model(**make_batch(), labels=torch.ones(3, NUM_LABELS, dtype=dtype))
+
+
 @pytest.mark.parametrize(("options", "labels", "loss"), LOSSES.values(), ids=LOSSES.keys())
 def test_classification_losses(options, labels, loss, redraw):
     model = redraw(make_model("sequence", **options))
@@ -466,6 +473,23 @@ def test_classifier_dropout_stands_in_for_output_dropout(head, given, expected):
 
 
 # --- losses of the other heads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["causal", "masked", "token"])
+def test_labels_may_be_a_slice(head, redraw):
+    model, batch = redraw(make_model(head)), make_batch(head, with_labels=True)
+    wide = torch.cat([batch["labels"], batch["labels"]], dim=1)[:, : batch["labels"].shape[1]]
+    assert not wide.is_contiguous()
+    torch.testing.assert_close(model(**{**batch, "labels": wide}).loss, model(**batch).loss)
+
+
+def test_labels_need_all_logits(redraw):
+    model, batch = redraw(make_model("causal")), make_batch("causal", with_labels=True)
+    length = batch["labels"].shape[1]
+    with pytest.raises(
+        ValueError, match=rf"`labels` need the logits of all {length} positions, got those of 2: leave"
+    ):
+        model(**batch, logits_to_keep=2)
 
 
 @pytest.mark.parametrize("head", ["causal", "masked", "token"])

@@ -493,6 +493,17 @@ def test_what_the_decoder_reads():
     )
 
 
+def test_labels_may_be_a_slice():
+    """As where a target gives the inputs of the decoder and, one step on, its labels."""
+    model, source, target = QRNNForConditionalGeneration(make_config()), tokens(2, 5), tokens(2, 8)
+    expected = model(source, decoder_input_ids=target[:, :-1], labels=target[:, 1:].contiguous()).loss
+    torch.testing.assert_close(model(source, decoder_input_ids=target[:, :-1], labels=target[:, 1:]).loss, expected)
+    with pytest.raises(
+        ValueError, match="`labels` need the logits of all 8 positions, got those of 3: leave out `log"
+    ):
+        model(source, labels=target, logits_to_keep=3)
+
+
 @pytest.mark.parametrize("missing", ["decoder_start_token_id", "pad_token_id"])
 def test_labels_need_tokens_to_begin_and_to_fill_with(missing):
     model = QRNNForConditionalGeneration(make_config(**{missing: None}))

@@ -258,6 +258,26 @@ def test_loss_is_that_of_all_alignments(redraw):
     close(output.loss, (-total.log() / 2).float(), 1e-5)  # "mean" is per token
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_come_in_the_dtype_of_the_extractor(redraw, dtype):
+    """Which is float32, whatever that of the model is."""
+    model, features = make(redraw, QRNNForCTC).to(dtype), draw()
+    close(model(features).logits, model(features.to(dtype)).logits)
+
+
+@torch.no_grad()
+def test_a_model_quantised_by_torch_reads_features(redraw):
+    model, features = make(redraw, QRNNForCTC).float(), draw()
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    close(quantised(features).logits, model(features).logits, 0.1)
+
+
+def test_a_batch_of_nothing(redraw):
+    model, features = make(redraw, QRNNForCTC), draw(batch_size=0)
+    logits = model(features, attention_mask=torch.ones(features.shape[:2])).logits
+    assert logits.shape == model(features).logits.shape == (0, NUM_FRAMES // 2, 7)
+
+
 def test_labels_may_be_padded_with_the_blank(redraw):
     model, frames = make(redraw, QRNNForCTC), draw()
     close(model(frames, labels=LABELS).loss, model(frames, labels=LABELS.masked_fill(LABELS == -100, 0)).loss, 0)

@@ -665,6 +665,15 @@ def test_a_weight_of_integers_does_not_round_what_it_reads(make_model):
 
 
 @torch.no_grad()
+def test_a_model_quantised_by_torch_forecasts(make_model):
+    model = make_model(patch_length=4).float()
+    batch = make_batch(model.config)
+    expected = model(**batch).prediction_outputs
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    assert (quantised(**batch).prediction_outputs - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@torch.no_grad()
 def test_counts_may_be_integers(make_model):
     model = make_model(distribution_output="negative_binomial", scaling="mean").float()
     past = torch.randint(0, 9, (2, 12, 3))
