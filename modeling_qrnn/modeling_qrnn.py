@@ -598,11 +598,12 @@ def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -10
 def in_dtype_of(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What comes from outside of the model, as a layer takes it: in the dtype of its weights.
 
-    One that is quantised to integers says itself what it takes, but that of `torch.ao`, which is float32.
+    One that is quantised takes it as it is; but those of `torch.ao`, whose weight is a method, take float32.
     """
-    if not isinstance(linear.weight, torch.Tensor):
+    weight = getattr(linear, "weight", x)
+    if not isinstance(weight, torch.Tensor):
         return x.float()
-    return x.to(linear.weight.dtype) if linear.weight.is_floating_point() else x
+    return x.to(weight.dtype) if weight.is_floating_point() and weight.element_size() > 1 else x
 
 
 def check_all_kept(logits: torch.Tensor, labels: torch.Tensor) -> None:

@@ -494,6 +494,7 @@ def as_numbers(column: pd.Series) -> pd.Series:
 
 
 SHORTEST_MONTH = 28  # days
+PARTS_OF_A_DAY = 12, 8, 6, 4, 3, 2  # hours
 MOST_STAMPS_PER_ROW = 100  # what has more is no series with gaps, and could fill the memory
 
 
@@ -501,7 +502,7 @@ def even_stamps(
     index: pd.DatetimeIndex, frequency: str | pd.DateOffset | None
 ) -> tuple[pd.DatetimeIndex, pd.DateOffset]:
     """All stamps from the first to the last one, at the frequency that is given, that of the index, or one found."""
-    if frequency is None and index.freq is not None and index.freq.n > 0:  # a single row may have been read backwards
+    if frequency is None and is_forward(index.freq) and type(index.freq) is not pd.DateOffset:
         return index, index.freq
     advice = "Give `frequency`, or round the stamps"
     try:
@@ -515,10 +516,9 @@ def even_stamps(
                 f"The time stamps are not evenly spaced: one every {step.freqstr} from {index[0]} to {index[-1]} "
                 f"would make {length}, and there are {len(index)} rows. {advice}"
             )
-    try:
-        grid = stamps_between(index, step)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}: {error}") from error
+    if not is_forward(step):
+        raise ValueError(f"`frequency` must be a distance above 0, got {frequency!r}")
+    grid = stamps_between(index, step)
     off_grid = index[~index.isin(grid)]
     if len(off_grid):
         raise ValueError(
@@ -526,6 +526,11 @@ def even_stamps(
             f"{index[0]}. {advice}"
         )
     return grid, step
+
+
+def is_forward(step: pd.DateOffset | None) -> bool:
+    """Whether there is a step, and it goes on from a stamp to a later one."""
+    return step is not None and pd.Timestamp(0) + step > pd.Timestamp(0)
 
 
 def as_counted(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeIndex:
@@ -542,6 +547,17 @@ def as_told(stamps: pd.DatetimeIndex, zone: Any) -> pd.DatetimeIndex:
     return stamps.tz_localize(zone, nonexistent="shift_forward", ambiguous=is_first).unique()
 
 
+def counted_stamps(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeIndex:
+    """All stamps from the first to the last one, as they are counted."""
+    first, last = as_counted(index[[0, -1]], step)
+    counted = pd.date_range(first, last, freq=step, name=index.name)
+    earlier = pd.DatetimeIndex([first - pd.Timedelta(hours=1)])
+    was_moved = as_told(earlier, index.tz)[0] == index[0]
+    if was_moved and not index.isin(as_told(counted, index.tz)).all():
+        return pd.date_range(earlier[0], last, freq=step, name=index.name)
+    return counted
+
+
 def stamps_between(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeIndex:
     """All stamps from the first to the last one.
 
@@ -551,8 +567,7 @@ def stamps_between(index: pd.DatetimeIndex, step: pd.DateOffset) -> pd.DatetimeI
         >>> stamps_between(index, pd.offsets.Day()).hour.tolist()
         [0, 1, 0]
     """
-    first, last = as_counted(index[[0, -1]], step)
-    return as_told(pd.date_range(first, last, freq=step, name=index.name), index.tz)
+    return as_told(counted_stamps(index, step), index.tz)
 
 
 def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
@@ -593,11 +608,12 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
         return pd.offsets.Day(days)
     hours, rest = divmod(step, pd.Timedelta(hours=1))
     passing = to_offset(step) if rest else pd.offsets.Hour(hours)  # 24 hours are not always a day
-    hours, rest = divmod(calendar_step, pd.Timedelta(hours=1))
-    is_part = index.tz is not None and hours > 1 and not rest and 24 % hours == 0
-    on_the_clock = pd.DateOffset(hours=hours)
-    if is_part and not fits(passing) and fits(on_the_clock):
-        return on_the_clock
+    n_most = (index[-1] - index[0]) / step
+    has_parts = index.tz is not None and step >= pd.Timedelta(hours=1) and n_most <= MOST_STAMPS_PER_ROW * len(index)
+    if has_parts and not fits(passing):
+        for hours in PARTS_OF_A_DAY:
+            if fits(on_the_clock := pd.DateOffset(hours=hours)):
+                return on_the_clock
     return passing
 
 
@@ -609,9 +625,9 @@ def following_stamps(index: pd.DatetimeIndex, step: pd.DateOffset, length: int) 
         >>> following_stamps(pd.DatetimeIndex(["2026-01-29", "2026-01-30"]), pd.offsets.BDay(), 2).day.tolist()
         [2, 3]
     """
-    first, last = as_counted(index[[0, -1]], step)
-    last = pd.date_range(first, last, freq=step)[-1]  # before a change of clocks moved it
-    coming = as_told(pd.date_range(last, periods=2 * length + 1, freq=step, name=index.name), index.tz)
+    last = counted_stamps(index, step)[-1]
+    end = pd.date_range(last, periods=length + 1, freq=step)[-1] + pd.Timedelta(days=1)  # more than a clock leaves out
+    coming = as_told(pd.date_range(last, end, freq=step, name=index.name), index.tz)
     return coming[coming > index[-1]][:length]
 
 

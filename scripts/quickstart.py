@@ -68,7 +68,7 @@ from command_line import (
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from recipes import ROOT, SettingsParser, as_options, load_settings, read_settings
+from recipes import ROOT, SettingsParser, load_settings, read_settings
 from results import MODEL_CARD, describe_device, describe_versions
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
@@ -146,8 +146,8 @@ def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments
     with one_line_error(args.training_config, OSError, ValueError, TypeError, yaml.YAMLError):
         settings = load_settings(args.training_config, {argument.name for argument in fields(TrainingArguments)})
         settings |= {name: getattr(args, name) for name in ("max_steps", "seed") if getattr(args, name) is not None}
-        options = as_options(settings | {"output_dir": str(args.output_dir)})
         parser = SettingsParser(TrainingArguments, prog=args.training_config.name, allow_abbrev=False)
+        options = parser.as_options(settings | {"output_dir": str(args.output_dir)})
         (training_args,) = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     return training_args, settings
 

@@ -98,6 +98,17 @@ class RecipeHelp(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
 class SettingsParser(OneLineParser, HfArgumentParser):
     """HfArgumentParser with one-line errors."""
 
+    def as_options(self, settings: dict[str, Any]) -> list[str]:
+        """Settings as they would read on the command line, so that their values are checked as those are."""
+        of_lists = {action.dest for action in self._actions if action.nargs == "*"}
+        options = []
+        for name, value in settings.items():
+            if isinstance(value, list) and name in of_lists:
+                options += [f"--{name}", *map(str, value)]
+            elif value is not None:
+                options.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+        return options
+
 
 class RecipeParser(SettingsParser):
     """The options of a program, whose --help leaves the rarer TrainingArguments to their own page."""
@@ -132,7 +143,7 @@ def read_recipe(
     defaults = vars(parser.parse_args([str(recipe)]))
     with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
         settings = load_settings(recipe, set(defaults) - {"recipe"})
-    options = [*as_options(settings), *(sys.argv[1:] if argv is None else argv)]
+    options = [*parser.as_options(settings), *(sys.argv[1:] if argv is None else argv)]
     chosen = vars(parser.parse_args(options))
     with one_line_error(recipe, ValueError, TypeError, ImportError):
         *arguments, _ = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
@@ -191,15 +202,6 @@ class RecipeLoader(yaml.SafeLoader):
         if twice:
             raise ValueError(f"names that stand twice: {', '.join(twice)}")
         return super().construct_mapping(node, deep)
-
-
-def as_options(settings: dict[str, Any]) -> list[str]:
-    """A recipe as it would read on the command line, so that its values are checked as those are."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in settings.items()
-        if value is not None
-    ]
 
 
 def make_config(

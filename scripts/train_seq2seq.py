@@ -26,6 +26,7 @@ same end. The model, its card, the scores, what it wrote and the curves are in -
 import copy
 import functools
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -107,8 +108,9 @@ class DataArguments(TextArguments):
     metric_tokenizer: Literal["13a", "intl", "zh", "char"] | None = field(
         default=None,
         metadata={
-            "help": "What the metrics take for words, by the tokenizers of sacreBLEU. (default: 13a for BLEU; for "
-            "ROUGE its own, which knows the letters a to z alone, and stems)"
+            "help": "What the metrics take for words, by the tokenizers of sacreBLEU: `zh` for Chinese, `char` for "
+            "other scripts without spaces, `intl` for those with spaces. (default: 13a for BLEU; for ROUGE its own, "
+            "which knows the letters a to z alone, and stems)"
         },
     )
     max_source_length: int | None = field(
@@ -179,10 +181,14 @@ def read_pairs(data: DataArguments) -> dict[str, Dataset]:
 
 def check_letters(name: str, references: Sequence[Sequence[str]]) -> None:
     """Stop where ROUGE's own words would leave out most of what is to be compared."""
-    letters = [letter for texts in references for text in texts for letter in text.lower() if letter.isalpha()]
-    share = statistics.fmean("a" <= letter <= "z" for letter in letters) if letters else 1.0
-    if share < 0.5:
-        stop(f"{name}: of the letters of its summaries ROUGE counts {share:.0%}, a to z: give --metric-tokenizer")
+    texts = [text.lower() for row in references for text in row]
+    n_letters = sum(sum(map(str.isalpha, text)) for text in texts)
+    n_counted = sum(len(re.findall("[a-z]", text)) for text in texts)
+    if n_counted < n_letters / 2:
+        stop(
+            f"{name}: of the letters of its summaries ROUGE counts {n_counted / n_letters:.0%}, a to z: give "
+            "--metric-tokenizer"
+        )
 
 
 def texts_of(cell: Any) -> list[str]:

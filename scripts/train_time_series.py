@@ -31,7 +31,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 
 # Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
@@ -97,6 +96,7 @@ class ForecasterArguments(ArchitectureArguments):
     )
 
 
+LINEAR = "linear"  # the folder of the linear model, in that of the run
 ARGUMENTS = (DataArguments, ForecasterArguments, TrainingArguments)
 
 
@@ -276,20 +276,15 @@ def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str
 
 
 def train_linear(
-    config: QRNNTimeSeriesConfig,
-    learning_rate: float,
-    training: TrainingArguments,
-    windows: dict[str, Windows],
-    settings: dict[str, Any],
+    config: QRNNTimeSeriesConfig, learning_rate: float, training: TrainingArguments, windows: dict[str, Windows]
 ) -> LinearForecaster:
     """The linear model beside it, in a folder of its own."""
     plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
     if plugin is not None:  # it knows the blocks of the model before, and this one has none
         plugin.transformer_cls_names_to_wrap = None
     training = copy.copy(training)
-    training.output_dir = str(Path(training.output_dir) / "linear")
+    training.output_dir = str(Path(training.output_dir) / LINEAR)
     training.learning_rate, training.push_to_hub = learning_rate, False
-    keep_settings(settings, Path(training.output_dir))
     set_seed(training.seed)
     model = LinearForecaster(config)
     train(model, training, windows)
@@ -383,6 +378,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     windows = make_windows(data, series, splits, training.device)
     check_values(data, windows)
     keep_settings(settings, folder)
+    if model_args.linear_learning_rate:
+        keep_settings(settings, folder / LINEAR)
     set_seed(training.seed)
     training_part = series.iloc[: splits["train"].stop].drop(columns=names_in(data.covariate_columns))
     model = make_model(model_args, data, training_part)
@@ -395,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = {split: score(forecast, windows[split], std, device) for split in SPLITS[1:]}
     baselines = score_baselines(data, windows["test"], std, device)
     if model_args.linear_learning_rate:
-        linear = train_linear(model.config, model_args.linear_learning_rate, training, windows, settings)
+        linear = train_linear(model.config, model_args.linear_learning_rate, training, windows)
         baselines["linear"] = score(lambda past: linear(**past).prediction_outputs, windows["test"], std, device)
     if trainer.is_world_process_zero():
         write_scores({**scores, "baselines": baselines}, folder)

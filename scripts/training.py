@@ -64,7 +64,8 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
             "--train-sampling-strategy group_by_length draws the order of an epoch when it begins, so a run can only "
             "go on from the end of one: --save-strategy must be epoch, or no"
         )
-    by_scores = getattr(training, "non_monotone", None) or training.lr_scheduler_type == "reduce_lr_on_plateau"
+    of_scores = training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+    by_scores = of_scores or getattr(training, "non_monotone", None)
     if by_scores and training.eval_strategy == "epoch" and training.save_strategy == "steps":
         stop(
             "--save-strategy steps can save between the last step of an epoch and its evaluation, without which a run "

@@ -40,7 +40,7 @@ from modeling_qrnn import (
     QRNNLayer,
     QRNNModel,
 )
-from modeling_qrnn.modeling_qrnn import read_out
+from modeling_qrnn.modeling_qrnn import in_dtype_of, read_out
 
 
 VOCAB_SIZE = 31
@@ -473,6 +473,16 @@ def test_classifier_dropout_stands_in_for_output_dropout(head, given, expected):
 
 
 # --- losses of the other heads ---------------------------------------------------------------------------------------
+
+
+def test_what_a_layer_takes_is_in_the_dtype_of_its_weights():
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert in_dtype_of(nn.Linear(3, 1).bfloat16(), x).dtype == torch.bfloat16
+    quantised = [nn.Linear(3, 1).requires_grad_(False) for _ in range(2)]
+    for linear, dtype in zip(quantised, (torch.int8, torch.float8_e4m3fn), strict=True):
+        linear.weight.data = linear.weight.data.to(dtype)
+    del (unknown := nn.Linear(3, 1)).weight
+    assert [in_dtype_of(linear, x).dtype for linear in (*quantised, unknown)] == [torch.float64] * 3
 
 
 @pytest.mark.parametrize("head", ["causal", "masked", "token"])

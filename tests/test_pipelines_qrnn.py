@@ -484,17 +484,44 @@ def test_midnights_that_the_clock_leaves_out_or_repeats(zone, frequency, forecas
         frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
         for seen in (frame, frame.drop(frame.index[4])):
             assert forecaster()(seen).index.equals(stamps[n_rows : n_rows + 4])
+    for start in moved[moved < len(days) - 20]:
+        frame = pd.DataFrame({"x": np.arange(9, dtype=float)}, index=stamps[start : start + 9])
+        assert forecaster()(frame).index.equals(stamps[start + 9 : start + 13])
+
+
+CHANGES = [("Europe/Berlin", "2026-03-29"), ("Europe/Berlin", "2026-10-25")]
+CHANGES += [("America/Santiago", "2026-09-06"), ("America/Santiago", "2026-04-05"), ("America/Havana", "2026-03-08")]
 
 
 @pytest.mark.parametrize("hours", [3, 6, 12])
-def test_hours_of_the_clock(hours, forecaster):
-    """Where they pass quicker or slower as the clocks change, on both sides of it and over it."""
-    stamps = pd.date_range("2026-03-20", periods=1000, freq=f"{hours}h")
+@pytest.mark.parametrize(("zone", "day"), CHANGES)
+def test_hours_of_the_clock(zone, day, hours, forecaster):
+    """Where they pass quicker or slower as the clocks change, before it, over it and from it on."""
+    stamps = pd.date_range(pd.Timestamp(day) - pd.Timedelta(days=6), periods=24 * 24 // hours, freq=f"{hours}h")
     first = np.ones(len(stamps), dtype=bool)
-    stamps = stamps.tz_localize("Europe/Berlin", nonexistent="shift_forward", ambiguous=first)
-    n_rows = 12 * 24 // hours
-    frame = pd.DataFrame({"x": np.arange(n_rows, dtype=float)}, index=stamps[:n_rows])
-    assert forecaster()(frame).index.equals(stamps[n_rows : n_rows + 4])
+    stamps = stamps.tz_localize(zone, nonexistent="shift_forward", ambiguous=first)
+    a_day = 24 // hours
+    for begin, end in ((0, 5 * a_day), (0, 6 * a_day - 1), (0, 12 * a_day), (6 * a_day, 12 * a_day)):
+        frame = pd.DataFrame({"x": np.arange(end - begin, dtype=float)}, index=stamps[begin:end])
+        passing = pd.date_range(stamps[end - 1], periods=5, freq=f"{hours}h")[1:]
+        # Before the change no row tells which of both is meant.
+        assert forecaster()(frame).index.equals(stamps[end : end + 4] if end > 6 * a_day else passing)
+
+
+@pytest.mark.parametrize("offset", [pd.DateOffset(hours=1), pd.DateOffset(minutes=5)], ids=str)
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_offsets_of_an_index_that_pass(offset, day, forecaster):
+    stamps = pd.date_range(f"{day} 00:30", periods=60, freq=pd.Timedelta(**offset.kwds), tz="Europe/Berlin")
+    frame = pd.DataFrame({"x": np.arange(6, dtype=float)}, index=stamps[:6].tz_convert(None))
+    frame.index = pd.DatetimeIndex(frame.index, freq=offset).tz_localize("UTC").tz_convert("Europe/Berlin")
+    assert forecaster()(frame).index.equals(stamps[6:10])
+
+
+def test_five_minutes_of_the_clock(forecaster):
+    """A given offset of this kind is on the clock, which leaves out more of them than are forecast."""
+    stamps = pd.date_range("2026-03-29 01:30", periods=6, freq="5min", tz="Europe/Berlin")
+    table = forecaster()(pd.DataFrame({"x": np.arange(6.0)}, index=stamps), frequency=pd.DateOffset(minutes=5))
+    assert table.index.equals(pd.date_range("2026-03-29 03:00", periods=4, freq="5min", tz="Europe/Berlin"))
 
 
 def test_a_given_frequency_may_leave_most_values_out(forecaster):
@@ -575,6 +602,7 @@ WRONG = {
         {"frequency": pd.DateOffset(months=-1)},
         "`frequency` must be a distance above 0, got <DateOffset: months=-1>",
     ),
+    "days of the past": (make_frame(1), {"frequency": "-1D"}, "`frequency` must be a distance above 0, got '-1D'"),
     "frequency of nothing": (make_frame(), {"frequency": "0h"}, "`frequency` must be a distance above 0, got '0h'"),
     "events": (
         make_frame(4).set_axis(

@@ -258,6 +258,7 @@ MISTAKES = {
     "wrong model field": (["--model-config", "wrong.json"], "num_hidden_layers"),
     "model config of no JSON": (["--model-config", "short.txt"], "short.txt"),
     "unknown training field": (["--training-config", "wrong.yaml"], "learning_rte"),
+    "a wrong item": (["--training-config", "items.yaml"], "no_such_logger"),
     "wrong training value": (["--training-config", "fast.yaml"], "argument --learning_rate/--learning-rate: invalid"),
     "training setting twice": (["--training-config", "twice.yaml"], "names that stand twice: seed"),
     "training config of no settings": (["--training-config", "short.txt"], "not a mapping of `name: value`"),
@@ -283,6 +284,7 @@ def test_mistakes(mistake, quickstart, tmp_path, monkeypatch, capsys):
     Path("text.txt").write_text(make_text(100))
     Path("wrong.json").write_text(json.dumps(TINY | {"num_hidden_layers": "two"}))
     Path("wrong.yaml").write_text("learning_rte: 0.1\n")
+    Path("items.yaml").write_text("report_to: [none, no_such_logger]\nuse_cpu: true\n")
     Path("fast.yaml").write_text("learning_rate: fast\n")
     Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
     Path("other.json").write_text(json.dumps(TINY | {"model_type": "qrnn_speech"}))

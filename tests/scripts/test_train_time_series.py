@@ -253,6 +253,7 @@ def test_the_linear_model_goes_on_with_its_own_data_only(run):
     make_table(270)[["stamp", "low", "high"]].to_csv("table.csv", index=False)
     with pytest.raises(SystemExit, match=r"linear holds a run with other data \(data_file\)"):
         run()
+    assert not [*folder.glob("checkpoint-*")]  # it is told before the other model is trained
 
 
 @pytest.mark.parametrize("keeps_best", [True, False])

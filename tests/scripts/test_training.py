@@ -25,6 +25,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from modeling_qrnn import QRNNConfig, QRNNForSequenceClassification
+from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
 from program_runs import weights_in
 from training import ResumableTrainer, SharedLengthGroups, check_predictions, check_training, train_to_the_end
 
@@ -61,6 +62,10 @@ REFUSED = {
         {"eval_strategy": "epoch", "save_strategy": "steps", "lr_scheduler_type": "reduce_lr_on_plateau"},
         "--save-strategy steps can save between the last step of an epoch and its evaluation",
     ),
+    "checkpoints before an evaluation that sets the rate": (
+        {"eval_strategy": "epoch", "save_strategy": "steps", "lr_scheduler_type": "greedy"},
+        "--save-strategy steps can save between the last step of an epoch and its evaluation",
+    ),
     "checkpoints within a step": ({"enable_jit_checkpoint": True}, "--enable-jit-checkpoint saves in the middle"),
 }
 
@@ -71,6 +76,14 @@ def test_refused(name):
     check_training(make_arguments(), set())
     with pytest.raises(SystemExit, match=message):
         check_training(make_arguments(**arguments), set())
+
+
+def test_averages_begin_by_evaluations():
+    """So a checkpoint may not come between an epoch and its own."""
+    averaged = {"optim": "sgd", "eval_strategy": "epoch", "non_monotone": 5, "use_cpu": True}
+    with pytest.raises(SystemExit, match="--save-strategy steps can save between the last step of an epoch"):
+        check_training(QRNNTrainingArguments("output", save_strategy="steps", **averaged), set())
+    check_training(QRNNTrainingArguments("output", save_strategy="epoch", **averaged), set())
 
 
 @pytest.mark.parametrize("arguments", [{"prediction_loss_only": True}, {"eval_do_concat_batches": False}], ids=str)
