@@ -427,7 +427,7 @@ MUTATIONS = [
         15,
         "the labels are shifted twice",
         SEQ2SEQ,
-        '"shift_labels": labels}',
+        '"shift_labels": labels.contiguous()}',
         '"shift_labels": None}',
         "test_modeling_qrnn_seq2seq.py::test_loss",
     ),
