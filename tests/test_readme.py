@@ -63,3 +63,9 @@ def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     local = [link for link in links if not link.startswith("https://")]
     assert local and all((ROOT / link).exists() for link in local)
+
+
+def test_page_of_the_recipes_names_each_of_them_and_no_other():
+    recipes = ROOT / "configuration" / "training"
+    named = set(re.findall(r"[a-z0-9-]+\.yaml", (recipes / "README.md").read_text(encoding="utf-8")))
+    assert named == {recipe.name for recipe in recipes.glob("*.yaml") if recipe.name != "quickstart.yaml"}
