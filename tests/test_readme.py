@@ -59,10 +59,18 @@ def test_examples_run(quickstart_folder, monkeypatch):
     assert namespace["shorter"].shape == (5, 7, 20)
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    local = [link for link in links if not link.startswith("https://")]
-    assert local and all((ROOT / link).exists() for link in local)
+@pytest.mark.parametrize("page", ["README.md", "configuration/training/README.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
 
 
 def test_page_of_the_recipes_names_each_of_them_and_no_other():
