@@ -259,7 +259,7 @@ class QRNNLayer(nn.Module):
             "temporal_pooling_size": temporal_pooling_size,
         }
         for name, value in sizes.items():
-            if value < 1:
+            if isinstance(value, bool) or value < 1:  # `nn.LSTM` has `bias` where `QRNN` has `kernel_size`
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         check_options(pooling, candidate_activation, zoneout)
         if not 0 <= weight_dropout < 1:

@@ -25,7 +25,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, StoppingCriteriaList
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -37,7 +38,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
@@ -47,6 +48,9 @@ from .cache_qrnn import QRNNCacheLayer
 from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
 from .layers_qrnn import QRNNLayer, dropout
 from .pooling_qrnn import state_dtype, token_mask
+
+
+logger = logging.get_logger(__name__)
 
 
 def has_values(tensor: torch.Tensor) -> bool:
@@ -417,9 +421,12 @@ class QRNNPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
 
-        See `transformers.PreTrainedModel.save_pretrained` for the arguments.
+        The code of a class that no Auto class knows is not saved, so nothing refers to it either. See
+        `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
-        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self._auto_map}
+        saved = {name: place for name, place in self._auto_map.items() if self._auto_class or name == "AutoConfig"}
+        others = (getattr(self.config, "auto_map", None) or {}).items()
+        self.config.auto_map = {name: place for name, place in others if name not in self._auto_map} | saved
         # A pipeline leaves its code in the folder before it saves the model; elsewhere the reference leads nowhere.
         if getattr(self.config, "custom_pipelines", None) and not Path(save_directory, "pipelines_qrnn.py").is_file():
             del self.config.custom_pipelines
@@ -641,6 +648,24 @@ def drop_labels_after_pads(
     return labels if is_real is None else labels.masked_fill(F.pad(~is_real[:, :-1], (1, 0)), ignore_index)
 
 
+def warn_of_miscount(
+    labels: torch.Tensor,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
+    **kwargs,
+) -> None:
+    """Say once that the count by which the loss is divided may hold labels that the loss leaves out."""
+    if num_items_in_batch is None or shift_labels is not None or not has_values(targets):
+        return
+    if not torch.equal(labels[:, 1:], targets[:, 1:]):
+        logger.warning_once(
+            "Labels of tokens that follow a pad are not counted in the loss, and `num_items_in_batch`, as "
+            "`transformers.Trainer` counts, may hold them: the loss is too small then. Pad on the right, label the "
+            "first token after left pads -100, or use `QRNNTrainer`"
+        )
+
+
 def gathers_shards(generate: Callable) -> Callable:
     """A `generate` that calls parts of the model: of itself FSDP2 gathers the weights for calls of the whole alone.
 
@@ -657,6 +682,42 @@ def gathers_shards(generate: Callable) -> Callable:
         return self.generate(*args, **kwargs)
 
     return gathered
+
+
+class EndedRows(StoppingCriteriaList):
+    """Stopping criteria that keep where each row ended: the pads that `generate` writes after it are no text.
+
+    Attention can be told later not to look at them; a recurrent state must not have read them.
+    """
+
+    NEVER = torch.iinfo(torch.int64).max
+
+    def __init__(self):
+        super().__init__()
+        self.lengths: torch.Tensor | None = None  # (batch,), with the token that ended the row
+
+    def __call__(self, input_ids, scores, **kwargs):
+        is_done = super().__call__(input_ids, scores, **kwargs)
+        if len(is_done) > 1:  # a single row ends the whole
+            if self.lengths is None:
+                self.lengths = torch.full_like(is_done, self.NEVER, dtype=torch.int64)
+            self.lengths = self.lengths.masked_fill(is_done & (self.lengths == self.NEVER), input_ids.shape[1])
+        return is_done
+
+    def hide_pads(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None):
+        """The mask over all tokens up to now, zero at those pads; as it is while there are none.
+
+        A compiled step has a mask from the first to the last, for it would compile anew when the first row ends.
+        """
+        if self.lengths is None or not (
+            getattr(cache, "is_compileable", False) or bool((self.lengths < self.NEVER).any())
+        ):
+            return attention_mask
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        num_pads = (input_ids.shape[1] - self.lengths)[:, None]
+        from_the_end = torch.arange(attention_mask.shape[1], 0, -1, device=attention_mask.device)
+        return attention_mask.masked_fill(from_the_end <= num_pads, 0)
 
 
 class QRNNGenerationMixin(GenerationMixin):
@@ -693,7 +754,18 @@ class QRNNGenerationMixin(GenerationMixin):
                 f"`cache` has seen {int(cache.get_seq_length())} tokens, and the prompt with its mask has {length}: "
                 "give a text that goes on after those, or new tokens with an `attention_mask` over the old and the new"
             )
+        if generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            generation_config._ended_rows = model_kwargs["ended_rows"] = EndedRows()
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+
+    def _get_stopping_criteria(self, generation_config, *args, **kwargs) -> StoppingCriteriaList:
+        """As in Transformers, and where they have pads follow the end of a row, they keep where it was."""
+        criteria = super()._get_stopping_criteria(generation_config, *args, **kwargs)
+        ended_rows = getattr(generation_config, "_ended_rows", None)
+        if ended_rows is None or not any(hasattr(criterion, "eos_token_id") for criterion in criteria):
+            return criteria
+        ended_rows.extend(criteria)
+        return ended_rows
 
     @property
     def _mask_name(self) -> str:
@@ -741,6 +813,8 @@ class QRNNGenerationMixin(GenerationMixin):
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, cache=None, *args, **kwargs):
         """See `transformers.GenerationMixin`. The first step of assisted decoding skips what the cache has seen."""
+        if (ended_rows := kwargs.pop("ended_rows", None)) is not None:
+            kwargs[self._mask_name] = ended_rows.hide_pads(input_ids, kwargs.get(self._mask_name), cache)
         if kwargs.get("is_first_iteration") and next_sequence_length is None:
             if num_seen := getattr(cache, "tokens_to_skip", 0):
                 next_sequence_length = input_ids.shape[1] - num_seen
@@ -854,6 +928,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
             check_all_kept(logits, labels)
             targets = drop_labels_after_pads(labels, attention_mask, **kwargs)
+            warn_of_miscount(labels, targets, **kwargs)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
                 loss = loss + self._regularization(outputs.last_hidden_state, dropped, targets, **kwargs)

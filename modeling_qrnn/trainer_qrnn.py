@@ -409,7 +409,8 @@ class QRNNTrainer(Trainer):
                 if "labels" not in batch:
                     columns = list(batch)
                     raise ValueError(f"`eval_dataset` must have labels, or `data_collator` make them, got {columns}")
-                targets = batch["shift_labels"] if carries else without_labels_after_pads(batch)["labels"][:, 1:]
+                batch = without_labels_after_pads(batch)
+                targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
                 inputs = {**self._prepare_inputs(batch), "cache": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
                 state = outputs.cache  # none, for rows

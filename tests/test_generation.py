@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import BPE
 from torch._dynamo.utils import counters
-from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerFast, StaticCache
+from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerFast, StaticCache, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from drafts import draft_of, guessing_five
@@ -189,6 +189,39 @@ def through_torch_save(cache: DynamicCache) -> DynamicCache:
 @pytest.mark.parametrize("change_cache", [lambda cache: cache, copy.deepcopy, through_pickle, through_torch_save])
 def test_continuing_from_a_returned_cache(any_model, change_cache):
     continued(any_model, padded_prompts(), change_cache)
+
+
+@pytest.mark.parametrize(
+    "cache", [{}, {"cache_implementation": "static", "disable_compile": True}], ids=["dynamic", "static"]
+)
+@pytest.mark.parametrize("ends_by", ["end mark", "criterion"])
+def test_continuing_rows_that_ended_at_different_places(any_model, cache, ends_by):
+    """The pads that follow the end of a row in `generate` are pads to the state, too."""
+    prompts = padded_prompts()
+    free = generate(any_model, prompts, do_sample=True).sequences[:, PROMPT_LENGTH:].tolist()
+    end = next(token for token in free[0] if token not in free[2])
+
+    def second_row_is_long(input_ids, scores, **kwargs):
+        return torch.tensor([False, input_ids.shape[1] == PROMPT_LENGTH + 4, False])
+
+    options = {"do_sample": True, "eos_token_id": end, **cache}
+    if ends_by == "criterion":
+        options["stopping_criteria"] = StoppingCriteriaList([second_row_is_long])
+    out = generate(any_model, prompts, **options)
+    new = out.sequences[:, PROMPT_LENGTH:].tolist()
+    ends = [row.index(end) + 1 if end in row else len(row) for row in new]
+    if ends_by == "criterion":
+        ends[1] = min(ends[1], 4)
+    assert ends[0] < ends[2] == NEW_TOKENS
+
+    turn = torch.cat([out.sequences, torch.randint(1, VOCAB_SIZE, (3, 2))], dim=1)
+    mask = torch.ones_like(turn)
+    mask[:, :PROMPT_LENGTH] = prompts["attention_mask"]
+    for row, length in enumerate(ends):
+        mask[row, PROMPT_LENGTH + length : out.sequences.shape[1]] = 0
+    whole = any_model(turn, attention_mask=mask).logits[:, -2:]
+    resumed = any_model(turn[:, -3:], attention_mask=mask, cache=out.cache).logits[:, -2:]
+    torch.testing.assert_close(resumed, whole, atol=1e-6, rtol=1e-6)
 
 
 def test_new_tokens_alone_continue_a_cache(model):

@@ -13,7 +13,9 @@
 # limitations under the License.
 """The models and their heads: what they compute, refuse, train, save and load."""
 
+import json
 import re
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -40,7 +42,8 @@ from modeling_qrnn import (
     QRNNLayer,
     QRNNModel,
 )
-from modeling_qrnn.modeling_qrnn import in_dtype_of, read_out
+from modeling_qrnn import modeling_qrnn as modeling
+from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel, in_dtype_of, read_out
 
 
 VOCAB_SIZE = 31
@@ -519,6 +522,18 @@ def test_token_losses(head, num_items, redraw):
     torch.testing.assert_close(loss, total / (num_items or (labels != -100).sum()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("side, is_told", [("left", True), ("right", False)])
+def test_count_that_holds_more_labels_than_the_loss_is_told_of(side, is_told, redraw):
+    """`transformers.Trainer` counts the first label after left pads, which nothing predicts."""
+    model, row = redraw(make_model("causal")), {"left": 1, "right": 2}[side]
+    batch = {name: value[row : row + 1] for name, value in make_batch("causal", with_labels=True).items()}
+    with patch.object(modeling.logger, "warning_once") as warning:
+        model(**batch)
+        assert not warning.called
+        model(**batch, num_items_in_batch=7)
+    assert warning.called == is_told
+
+
 def test_masked_model_sees_both_sides(redraw):
     model, tokens = redraw(make_model("masked")), make_batch()["input_ids"][:1]
     for position in (0, 5):
@@ -927,6 +942,20 @@ def test_overrides_at_loading_are_checked(tmp_path, overrides, message):
     make_config(kernel_size=[2, 2]).save_pretrained(tmp_path)
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         QRNNModel(QRNNConfig.from_pretrained(tmp_path, **overrides))
+
+
+def test_auto_map_of_a_class_whose_code_is_not_saved_leads_nowhere_wrong(tmp_path):
+    class Unregistered(QRNNPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.model = QRNNModel(config)
+            self.post_init()
+
+    config = make_config(auto_map={"AutoTokenizer": "tokenization.Mine", "AutoModel": "modeling_qrnn.QRNNModel"})
+    Unregistered(config).save_pretrained(tmp_path)
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {"AutoTokenizer": "tokenization.Mine", "AutoConfig": "configuration_qrnn.QRNNConfig"}
+    assert not (tmp_path / "modeling_qrnn.py").exists() and (tmp_path / "configuration_qrnn.py").exists()
 
 
 def test_saving_keeps_other_entries_of_the_auto_map(tmp_path):
