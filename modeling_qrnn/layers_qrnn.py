@@ -259,7 +259,9 @@ class QRNNLayer(nn.Module):
             "temporal_pooling_size": temporal_pooling_size,
         }
         for name, value in sizes.items():
-            if isinstance(value, bool) or value < 1:  # `nn.LSTM` has `bias` where `QRNN` has `kernel_size`
+            if isinstance(value, bool):  # `nn.LSTM` has `bias` where `QRNN` has `kernel_size`
+                raise ValueError(f"`{name}` must be a number, got {value}")
+            if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         check_options(pooling, candidate_activation, zoneout)
         if not 0 <= weight_dropout < 1:

@@ -424,7 +424,11 @@ class QRNNPreTrainedModel(PreTrainedModel):
         The code of a class that no Auto class knows is not saved, so nothing refers to it either. See
         `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
-        saved = {name: place for name, place in self._auto_map.items() if self._auto_class or name == "AutoConfig"}
+        saved = {
+            name: place
+            for name, place in self._auto_map.items()
+            if (self.config if name == "AutoConfig" else self)._auto_class
+        }
         others = (getattr(self.config, "auto_map", None) or {}).items()
         self.config.auto_map = {name: place for name, place in others if name not in self._auto_map} | saved
         # A pipeline leaves its code in the folder before it saves the model; elsewhere the reference leads nowhere.
@@ -649,16 +653,18 @@ def drop_labels_after_pads(
 
 
 def warn_of_miscount(
-    labels: torch.Tensor,
-    targets: torch.Tensor,
+    labels: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     num_items_in_batch: torch.Tensor | int | None = None,
     shift_labels: torch.Tensor | None = None,
     **kwargs,
 ) -> None:
     """Say once that the count by which the loss is divided may hold labels that the loss leaves out."""
-    if num_items_in_batch is None or shift_labels is not None or not has_values(targets):
+    if labels is None or attention_mask is None or num_items_in_batch is None or shift_labels is not None:
         return
-    if not torch.equal(labels[:, 1:], targets[:, 1:]):
+    if labels.shape != attention_mask.shape or not has_values(labels):  # refused later, or not known
+        return
+    if not torch.equal(labels, drop_labels_after_pads(labels, attention_mask, **kwargs)):
         logger.warning_once(
             "Labels of tokens that follow a pad are not counted in the loss, and `num_items_in_batch`, as "
             "`transformers.Trainer` counts, may hold them: the loss is too small then. Pad on the right, label the "
@@ -695,27 +701,23 @@ class EndedRows(StoppingCriteriaList):
     def __init__(self):
         super().__init__()
         self.lengths: torch.Tensor | None = None  # (batch,), with the token that ended the row
+        self.are_hidden_in_a_graph = False
 
     def __call__(self, input_ids, scores, **kwargs):
         is_done = super().__call__(input_ids, scores, **kwargs)
         if len(is_done) > 1:  # a single row ends the whole
-            if self.lengths is None:
+            if self.lengths is None or len(self.lengths) != len(is_done):
                 self.lengths = torch.full_like(is_done, self.NEVER, dtype=torch.int64)
             self.lengths = self.lengths.masked_fill(is_done & (self.lengths == self.NEVER), input_ids.shape[1])
         return is_done
 
-    def hide_pads(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None):
-        """The mask over all tokens up to now, zero at those pads; as it is while there are none.
-
-        A compiled step has a mask from the first to the last, for it would compile anew when the first row ends.
-        """
-        if self.lengths is None or not (
-            getattr(cache, "is_compileable", False) or bool((self.lengths < self.NEVER).any())
-        ):
+    def hide_pads(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """The mask over all tokens up to now, zero at those pads; as it is while there are none."""
+        if self.lengths is None or len(self.lengths) != len(input_ids) or bool((self.lengths == self.NEVER).all()):
             return attention_mask
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        num_pads = (input_ids.shape[1] - self.lengths)[:, None]
+        num_pads = (input_ids.shape[1] - self.lengths)[:, None].to(attention_mask.device)
         from_the_end = torch.arange(attention_mask.shape[1], 0, -1, device=attention_mask.device)
         return attention_mask.masked_fill(from_the_end <= num_pads, 0)
 
@@ -754,9 +756,11 @@ class QRNNGenerationMixin(GenerationMixin):
                 f"`cache` has seen {int(cache.get_seq_length())} tokens, and the prompt with its mask has {length}: "
                 "give a text that goes on after those, or new tokens with an `attention_mask` over the old and the new"
             )
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+        generation_config._ended_rows = None
         if generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-            generation_config._ended_rows = model_kwargs["ended_rows"] = EndedRows()
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+            ended_rows = generation_config._ended_rows = model_kwargs["ended_rows"] = EndedRows()
+            ended_rows.are_hidden_in_a_graph = self._valid_auto_compile_criteria(model_kwargs, generation_config)
 
     def _get_stopping_criteria(self, generation_config, *args, **kwargs) -> StoppingCriteriaList:
         """As in Transformers, and where they have pads follow the end of a row, they keep where it was."""
@@ -814,13 +818,19 @@ class QRNNGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, cache=None, *args, **kwargs):
         """See `transformers.GenerationMixin`. The first step of assisted decoding skips what the cache has seen."""
         if (ended_rows := kwargs.pop("ended_rows", None)) is not None:
-            kwargs[self._mask_name] = ended_rows.hide_pads(input_ids, kwargs.get(self._mask_name), cache)
+            kwargs[self._mask_name] = ended_rows.hide_pads(input_ids, kwargs.get(self._mask_name))
         if kwargs.get("is_first_iteration") and next_sequence_length is None:
             if num_seen := getattr(cache, "tokens_to_skip", 0):
                 next_sequence_length = input_ids.shape[1] - num_seen
             elif self.config.is_encoder_decoder:
                 self._check_new_target(cache)
-        return super().prepare_inputs_for_generation(input_ids, next_sequence_length, cache, *args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length, cache, *args, **kwargs)
+        if ended_rows is not None and ended_rows.lengths is not None and ended_rows.are_hidden_in_a_graph:
+            # A graph without a mask would have to be made anew when the first row ends.
+            ids = inputs["decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"]
+            if inputs.get(self._mask_name) is None:
+                inputs[self._mask_name] = torch.ones_like(ids, dtype=torch.bool)
+        return inputs
 
     @staticmethod
     def _check_new_target(cache: Cache | None) -> None:
@@ -910,6 +920,7 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
         Raises:
             ValueError: as `QRNNModel`; for labels of another shape or type, or (on a CPU) outside of the vocabulary.
         """
+        warn_of_miscount(labels, attention_mask, **kwargs)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -928,7 +939,6 @@ class QRNNForCausalLM(QRNNPreTrainedModel, QRNNGenerationMixin):
             check_token_labels(labels, outputs.last_hidden_state.shape[:2], self.config.vocab_size, **kwargs)
             check_all_kept(logits, labels)
             targets = drop_labels_after_pads(labels, attention_mask, **kwargs)
-            warn_of_miscount(labels, targets, **kwargs)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
                 loss = loss + self._regularization(outputs.last_hidden_state, dropped, targets, **kwargs)

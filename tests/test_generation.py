@@ -191,6 +191,12 @@ def test_continuing_from_a_returned_cache(any_model, change_cache):
     continued(any_model, padded_prompts(), change_cache)
 
 
+def ends_first_row(model: QRNNForCausalLM, prompts: dict[str, torch.Tensor]) -> dict:
+    """Options with which `generate` comes to an end in the first row, and does not in the last."""
+    first, *_, last = generate(model, prompts, do_sample=True).sequences[:, PROMPT_LENGTH:].tolist()
+    return {"do_sample": True, "eos_token_id": next(token for token in first if token not in last)}
+
+
 @pytest.mark.parametrize(
     "cache", [{}, {"cache_implementation": "static", "disable_compile": True}], ids=["dynamic", "static"]
 )
@@ -198,13 +204,12 @@ def test_continuing_from_a_returned_cache(any_model, change_cache):
 def test_continuing_rows_that_ended_at_different_places(any_model, cache, ends_by):
     """The pads that follow the end of a row in `generate` are pads to the state, too."""
     prompts = padded_prompts()
-    free = generate(any_model, prompts, do_sample=True).sequences[:, PROMPT_LENGTH:].tolist()
-    end = next(token for token in free[0] if token not in free[2])
+    options = ends_first_row(any_model, prompts) | cache
+    end = options["eos_token_id"]
 
     def second_row_is_long(input_ids, scores, **kwargs):
         return torch.tensor([False, input_ids.shape[1] == PROMPT_LENGTH + 4, False])
 
-    options = {"do_sample": True, "eos_token_id": end, **cache}
     if ends_by == "criterion":
         options["stopping_criteria"] = StoppingCriteriaList([second_row_is_long])
     out = generate(any_model, prompts, **options)
@@ -443,6 +448,14 @@ def test_compiled_decoding_without_pads(model, count_compilations):
         assert_same(generate(model, prompt, **compiled(backend="aot_eager")), expected)
     assert count_compilations() == 1
     assert not counters["graph_break"]
+
+
+def test_compiled_decoding_where_a_row_ends_is_one_graph(model, count_compilations):
+    prompts = padded_prompts()
+    options = ends_first_row(model, prompts)
+    expected = generate(model, prompts, use_cache=False, **options)
+    assert_same(generate(model, prompts, **options, **compiled(backend="aot_eager")), expected)
+    assert count_compilations() == 1
 
 
 @pytest.mark.slow

@@ -807,7 +807,7 @@ def test_extra_repr():
         ({"input_size": 0}, "`input_size` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
         ({"kernel_size": 0}, "`kernel_size` must be at least 1, got 0"),
-        ({"kernel_size": True}, "`kernel_size` must be at least 1, got True"),
+        ({"kernel_size": True}, "`kernel_size` must be a number, got True"),
         ({"stride": 0}, "`stride` must be at least 1, got 0"),
         ({"temporal_pooling_size": 0}, "`temporal_pooling_size` must be at least 1, got 0"),
         ({"pooling": "of"}, r"`pooling` must be one of \['f', 'fo', 'ifo'\], got 'of'"),

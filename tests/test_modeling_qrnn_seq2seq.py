@@ -683,6 +683,21 @@ def test_continuing_from_a_returned_cache(generator):
     assert_same(actual, generate(generator, whole, use_cache=False, eos_token_id=None))
 
 
+def test_continuing_where_a_row_has_ended(generator):
+    """The pads that follow its end in `generate` are pads to the decoder's state, too."""
+    source = make_source()
+    first, *_, last = generate(generator, source, do_sample=True, eos_token_id=None).sequences[:, 1:].tolist()
+    end = next(token for token in first if token not in last)
+    out = generate(generator, source, do_sample=True, eos_token_id=end)
+    ids, mask = torch.cat([out.sequences, tokens(4, 2)], dim=1), torch.ones(4, 11, dtype=torch.long)
+    for row, new in enumerate(out.sequences[:, 1:].tolist()):
+        mask[row, 1 + (new.index(end) + 1 if end in new else 8) : 9] = 0
+    assert mask[0].sum() < 11 and mask[-1].all()
+    whole = source | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+    actual = generate(generator, whole, cache=copy.deepcopy(out.cache), eos_token_id=None)
+    assert_same(actual, generate(generator, whole, use_cache=False, eos_token_id=None))
+
+
 def test_the_source_is_read_once(generator):
     calls = []
     reading = [generator.get_encoder()]
