@@ -84,7 +84,8 @@ def describe_environment(argv: Sequence[str]) -> dict[str, Any]:
         "memory": first_match(r"^MemTotal:\s*(.*)$", "/proc/meminfo"),
         "system": platform.platform(),
         "Python": platform.python_version(),
-        **{package: version_of(package) for package in ("torch", "transformers", "numba", "triton")},
+        "torch": torch.__version__,  # which names the build, too
+        **{package: version_of(package) for package in ("transformers", "numba", "triton")},
         "load average at the end": " ".join(f"{load:.1f}" for load in os.getloadavg())
         if hasattr(os, "getloadavg")
         else "",
