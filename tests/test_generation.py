@@ -34,6 +34,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from drafts import draft_of, guessing_five
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from offloading import needs_streams
 
 
 VOCAB_SIZE = 41
@@ -117,8 +118,8 @@ def test_cache_changes_nothing_in_float32(any_model):
 
 CACHES = {
     "static": {"cache_implementation": "static"},
-    "offloaded": {"cache_implementation": "offloaded"},
-    "offloaded-static": {"cache_implementation": "offloaded_static"},
+    "offloaded": pytest.param({"cache_implementation": "offloaded"}, marks=needs_streams),
+    "offloaded-static": pytest.param({"cache_implementation": "offloaded_static"}, marks=needs_streams),
     "chunks-of-1": {"prefill_chunk_size": 1},
     "chunks-of-3": {"prefill_chunk_size": 3},
     "static-chunks-of-2": {"prefill_chunk_size": 2, "cache_implementation": "static"},

@@ -46,6 +46,7 @@ from modeling_qrnn import (
     TargetLengthLogitsProcessor,
 )
 from modeling_qrnn.modeling_qrnn_seq2seq import shift_tokens_right
+from offloading import needs_streams
 
 
 VOCAB_SIZE = 23
@@ -641,7 +642,10 @@ def test_beams_take_their_whole_state_along(generator):
 
 @pytest.mark.parametrize(
     "cache",
-    [{"cache_implementation": "static"}, {"cache_implementation": "offloaded"}],
+    [
+        {"cache_implementation": "static"},
+        pytest.param({"cache_implementation": "offloaded"}, marks=needs_streams),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
