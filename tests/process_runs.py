@@ -277,7 +277,7 @@ PROGRAMS = {
         "model_config": "translator",
         "num_beams": 2,
         "max_new_tokens": 6,
-        "model_overrides": {**SMALL, "encoder_layers": 1, "intermediate_size": 8, "num_attention_heads": 2},
+        "model_overrides": {**SMALL, "attention_dropout": 0.0, "intermediate_size": 8, "num_attention_heads": 2},
     },
     "train_time_series": {
         "data_file": "table.csv",

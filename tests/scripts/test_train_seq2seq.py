@@ -42,7 +42,7 @@ from train_seq2seq import DataArguments, compare, encode, read_pairs
 
 
 DICTIONARY = {"eins": "one", "zwei": "two", "drei": "three", "rot": "red", "blau": "blue", "grün": "green"}
-NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")}
+NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "attention")}
 RECIPE = {
     "tokenizer": "bpe",
     "vocab_size": 320,
@@ -51,6 +51,7 @@ RECIPE = {
         "hidden_size": 48,
         "intermediate_size": 48,
         "encoder_layers": 1,
+        "encoder_kernel_size": 3,
         "decoder_layers": 1,
         **NO_DROPOUT,
     },
