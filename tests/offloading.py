@@ -11,20 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Whether a cache can be offloaded: Transformers makes a stream for it, which a PyTorch built for CUDA refuses to do
-where there is no GPU; one built for CPUs makes a stream of its own.
+"""Where a cache can be offloaded: Transformers makes a stream for it, which a PyTorch built for CUDA refuses to do
+without a GPU; one built for CPUs makes a stream of its own.
 """
 
 import pytest
 import torch
 
 
-def has_streams() -> bool:
-    try:
-        torch.Stream()
-    except RuntimeError:
-        return False
-    return True
-
-
-needs_streams = pytest.mark.skipif(not has_streams(), reason="this PyTorch was built for a GPU, and there is none")
+needs_streams = pytest.mark.skipif(
+    torch.backends.cuda.is_built() and not torch.cuda.is_available(),
+    reason="this PyTorch was built for CUDA, and there is no GPU",
+)
