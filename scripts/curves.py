@@ -32,6 +32,8 @@ def plot_loss(
     trained: Points, measured: Points, unit: str, path: Path, baselines: dict[str, float] | None = None
 ) -> None:
     """Training and held-out loss of a language model over the steps, beside constant baselines."""
+    if not trained and not measured:
+        return
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     draw_loss(axes, trained, measured)
@@ -47,7 +49,7 @@ def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Call
     `choose` tells the best value of the metric.
     """
     trained, losses, values = (points(history, name) for name in ("loss", "eval_loss", f"eval_{metric}"))
-    if not trained or not losses:
+    if not trained and not losses:
         return
     figure = Figure(figsize=(10 if values else 6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2 if values else 1, squeeze=False)[0]
@@ -62,7 +64,7 @@ def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Call
 def plot_forecaster(history: Sequence[dict], path: Path) -> None:
     """Training and held-out loss of a model of time series over the steps."""
     trained, measured = points(history, "loss"), points(history, "eval_loss")
-    if not trained or not measured:
+    if not trained and not measured:
         return
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -72,9 +74,12 @@ def plot_forecaster(history: Sequence[dict], path: Path) -> None:
 
 
 def draw_loss(axes: Axes, trained: Points, measured: Points) -> None:
-    axes.plot(*zip(*trained, strict=True), color="tab:blue", label="training (with dropout)")
-    label = f"held out: {measured[-1][1]:.2f}"
-    axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label=label)
+    """Either may be missing: a run may be shorter than --logging-steps, or not be measured on the way."""
+    if trained:
+        axes.plot(*zip(*trained, strict=True), color="tab:blue", label="training (with dropout)")
+    if measured:
+        label = f"held out: {measured[-1][1]:.2f}"
+        axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label=label)
 
 
 def draw_metric(axes: Axes, measured: Points, choose: Callable) -> None:

@@ -49,7 +49,6 @@ from transformers import (
     DataCollatorForLanguageModeling,
     EvalPrediction,
     PreTrainedTokenizerFast,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -69,9 +68,10 @@ from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
 from recipes import ROOT, SettingsParser, load_settings, read_settings
-from results import MODEL_CARD, describe_device, describe_versions
+from results import MODEL_CARD, describe_device, describe_versions, push
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
+from training import ResumableTrainer, check_weights
 
 
 MODEL_CONFIG = ROOT / "configuration/models/quickstart.json"
@@ -172,7 +172,7 @@ def read_dataset(args: argparse.Namespace) -> str:
         dataset = datasets.load_dataset(args.dataset, args.dataset_config, split="train", streaming=True)
         for row in dataset:
             if not isinstance(row.get(column), str):
-                raise ValueError(f"no text in column {column!r}; the columns are {', '.join(row)}")
+                raise ValueError(f"no text in column {column!r}; the columns are {', '.join(map(repr, row))}")
             rows.append(row[column].strip())
             n_characters += len(rows[-1])
             if n_characters >= args.max_characters:
@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Model: {config.num_hidden_layers} layers of {config.hidden_size}, {model.num_parameters():,} parameters")
 
     with one_line_trainer_error():
-        trainer = Trainer(
+        trainer = ResumableTrainer(
             model=model,
             args=training_args,
             train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
@@ -347,8 +347,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
         )
     trained = trainer.train().metrics
+    check_weights(trainer)
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without a push, which comes at the end, with the card
     if not trainer.is_world_process_zero():
         return
 
@@ -386,6 +387,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sample": sample,
     }
     write_card(run, args.dataset, args.output_dir / "README.md")
+    push(trainer)
     report(run, args.output_dir, time.perf_counter() - started)
 
 

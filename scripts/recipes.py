@@ -21,6 +21,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,10 +151,19 @@ def read_recipe(
     training = next(part for part in arguments if isinstance(part, TrainingArguments))
     check_processes(training.world_size)
     chosen[BATCH_SIZE] = training.train_batch_size * training.world_size
+    if training.push_to_hub and chosen["architecture"] == "lstm":
+        stop("--push-to-hub: the LSTM is there to compare with, and nobody could load it")
     hide_token(training)
     set_arithmetic(chosen["float32_matmul_precision"], training)
     del chosen["hub_token"]
-    return arguments, {name: value for name, value in chosen.items() if value != defaults[name]}
+    return arguments, {name: as_yaml(value) for name, value in chosen.items() if value != defaults[name]}
+
+
+def as_yaml(value: Any) -> Any:
+    """What the command line made a path or one of several choices, as it reads."""
+    if isinstance(value, list):
+        return [as_yaml(part) for part in value]
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
 
 
 def load_settings(file: Path, known: set[str]) -> dict[str, Any]:
@@ -280,6 +290,8 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
 
     Of the files and folders that they name the contents must be the same, too.
     """
+    if settings.get("init_from") is not None and Path(settings["init_from"]).resolve() == folder.resolve():
+        stop(f"--init-from {settings['init_from']}: it is --output-dir, where the new model would take its place")
     digests = {name: digest(path, folder) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
@@ -293,6 +305,12 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("recipe", settings), ("digests", digests)):
             write_changed(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=True))
+
+
+def check_holds_no_run(folder: Path) -> None:
+    """The runs of a folder with several each have one of their own within it; its scores are those of all together."""
+    if (folder / "recipe.yaml").is_file():
+        stop(f"{folder} holds a run of its own, whose scores would be lost: choose another --output-dir")
 
 
 def write_changed(file: Path, text: str) -> None:

@@ -73,7 +73,7 @@ def describe_run(program: str, task: str, source: str, trainer: Trainer, setting
 
 
 def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics: Mapping[str, str]) -> None:
-    """Write the card, and push all of it if that is wanted; `metrics` are the Hub's names of scores, and ours."""
+    """Write the card, and push the folder if that is wanted; `metrics` are the Hub's names of scores, and ours."""
     run["has_curve"] = (Path(trainer.args.output_dir) / "loss_curve.png").exists()
     card = ModelCard.from_template(ModelCardData(), template_path=str(MODEL_CARD), run=run)
     card.data.model_name = run["name"]
@@ -93,21 +93,25 @@ def publish(trainer: Trainer, run: dict[str, Any], dataset: str | None, metrics:
         for metric, name in metrics.items()
     ]
     card.save(Path(trainer.args.output_dir) / "README.md")
-    if trainer.args.push_to_hub:
-        with one_line_error("--push-to-hub", Exception):  # all is saved, and the same command tries again
-            upload(trainer)
+    push(trainer)
 
 
-def upload(trainer: Trainer) -> None:
-    """The folder as it is: `Trainer.push_to_hub` would write a card of its own, and needs all processes with FSDP."""
-    trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
-    upload_folder(
-        repo_id=trainer.hub_model_id,
-        folder_path=trainer.args.output_dir,
-        commit_message="End of training",
-        ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*", f"*/{PREFIX_CHECKPOINT_DIR}-*"],
-        revision=trainer.args.hub_revision,
-    )
+def push(trainer: Trainer) -> None:
+    """The folder as it is, if that is wanted.
+
+    `Trainer.push_to_hub` would write a card of its own, and needs all processes with FSDP.
+    """
+    if not trainer.args.push_to_hub:
+        return
+    with one_line_error("--push-to-hub", Exception):  # all is saved, and the same command tries again
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+        upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=trainer.args.output_dir,
+            commit_message="End of training",
+            ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*", f"*/{PREFIX_CHECKPOINT_DIR}-*"],
+            revision=trainer.args.hub_revision,
+        )
 
 
 def describe_config(config: PreTrainedConfig) -> str:

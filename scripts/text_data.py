@@ -29,6 +29,8 @@ SPLITS = ("train", "validation", "test")
 FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 ENCODING = "utf-8-sig"  # a byte order mark is no text
 
+SHOWN = 100  # characters of either end of a cell that cannot be read
+
 UNREADABLE = OSError, ValueError, RuntimeError, EOFError, zlib.error  # what files raise that are not what they seem
 
 
@@ -189,14 +191,20 @@ def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[A
         for number, row in enumerate(rows, start=1):
             for column, read in readers.items():
                 if column not in row:
-                    raise ValueError(f"there is no column {column!r}; the columns are {', '.join(row)}")
+                    raise ValueError(f"there is no column {column!r}; the columns are {', '.join(map(repr, row))}")
                 try:
                     columns[column].append(read(row[column]))
                 except ValueError as error:
-                    raise ValueError(f"row {number}: column {column!r} holds {error}") from error
+                    what = shorten(str(error))
+                    raise ValueError(f"row {number}: column {column!r} holds {what}") from error
         if not any(columns.values()):
             raise ValueError("there are no rows")
     return columns
+
+
+def shorten(text: str) -> str:
+    """Both ends of a long text: a cell may hold a whole book."""
+    return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}"
 
 
 def read_column(name: str, rows: Iterable[dict], column: str) -> list[str]:

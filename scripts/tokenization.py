@@ -16,6 +16,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
@@ -129,6 +130,8 @@ def load_tokenizer(data: TextArguments, init_from: str | None) -> PreTrainedToke
     """One that there is, of a trained model or of what `data` names."""
     name = data.tokenizer if init_from is None else init_from
     with one_line_error(f"--tokenizer {name}" if init_from is None else f"--init-from {name}", OSError, ValueError):
+        if Path(name).is_absolute() and not Path(name).is_dir():
+            raise ValueError("there is no such folder")
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None and tokenizer.eos_token is None:
             raise ValueError("it has neither a pad token nor an end token to pad with")

@@ -51,7 +51,7 @@ from classification import METRICS, average, make_trainer, measure, measure_labe
 from command_line import end_process_group, stop
 from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
-from recipes import keep_settings, read_recipe
+from recipes import check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
 from text_data import SPLITS, describe_source, read_splits
@@ -116,7 +116,7 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
     return splits, names, reader.sampling_rate
 
 
-def hold_out(rows: Dataset, data: DataArguments, seed: int) -> dict[str, dict[str, Dataset]]:
+def hold_out(rows: Dataset, names: Sequence[str], data: DataArguments, seed: int) -> dict[str, dict[str, Dataset]]:
     """For each value of the column that is wanted, the splits whose test are its rows."""
     groups = np.array(rows["group"][:])
     values = all_names(groups.tolist())
@@ -130,7 +130,7 @@ def hold_out(rows: Dataset, data: DataArguments, seed: int) -> dict[str, dict[st
         parts = {"train": rows.select(np.flatnonzero(~is_test)), "test": rows.select(np.flatnonzero(is_test))}
         if len({*parts["train"]["label"]}) < 2:
             stop(f"column {data.held_out_column!r}: without {value!r} the training rows have one label only")
-        splits[value] = with_validation(parts, data.validation_share, seed, stratify="label")
+        splits[value] = with_validation(parts, data.validation_share, seed, names)
     return splits
 
 
@@ -226,7 +226,8 @@ def hold_out_each(
 ) -> None:
     """Train a model for each held-out value, in a folder of its own. Those trained before are only scored."""
     folder, scores = Path(training.output_dir), {}
-    for value, splits in hold_out(rows, data, training.seed).items():
+    check_holds_no_run(folder)
+    for value, splits in hold_out(rows, names, data, training.seed).items():
         training = copy.copy(training)
         training.output_dir = str(folder / folder_name(value))
         source = f"{describe_source(data)}, {data.held_out_column} {value} held out"
@@ -253,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if data.held_out_column is not None:
         hold_out_each(splits["train"], names, sampling_rate, data, model_args, training, settings)
         return
-    splits = with_validation(splits, data.validation_share, training.seed, stratify="label")
+    splits = with_validation(splits, data.validation_share, training.seed, names)
     train(splits, names, sampling_rate, describe_source(data), data, model_args, training, settings)
 
 

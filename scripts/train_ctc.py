@@ -26,6 +26,7 @@ to the same end. The model, its card, the scores and the curves are in --output-
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,10 @@ def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
         least = 0 if name == "strings" else 1
         if getattr(data, name) < least:
             stop(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(data, name)}")
-    if not 0 <= data.min_pause <= data.max_pause:
+    if not 0 <= data.min_pause <= data.max_pause < math.inf:
         stop(f"--min-pause and --max-pause must rise from 0 on, got {data.min_pause} and {data.max_pause}")
+    if SPACE in data.word_separator or UNKNOWN in data.word_separator:
+        stop(f"--word-separator must be without {SPACE!r} and {UNKNOWN!r}, got {data.word_separator!r}")
 
 
 # Data

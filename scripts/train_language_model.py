@@ -54,7 +54,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import kind_for, kind_of, report_unknown, train_tokenizer
-from training import ResumableTrainer, check_training, train_to_the_end
+from training import NO_VALIDATION, ResumableTrainer, check_training, train_to_the_end
 
 
 @dataclass
@@ -89,7 +89,9 @@ def read_documents(data: DataArguments, kind: str) -> dict[str, list[str]]:
             stop("--validation-share must be 0: the data have a validation split of their own")
         documents["train"], documents["validation"] = split_documents(documents["train"], data.validation_share)
     for split in ("train", "validation"):
-        if not any(documents.get(split, [])):
+        if split not in documents:
+            stop(NO_VALIDATION)
+        if not any(documents[split]):
             stop(f"the {split} split is empty")
     if kind == "character":  # to a model of characters a line break says that a document ends
         return {split: [part + "\n" for part in parts[:-1]] + parts[-1:] for split, parts in documents.items()}
@@ -256,8 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         write_scores(scores, folder)
         trained, measured = (points(trainer.state.log_history, name) for name in ("loss", "eval_loss"))
-        if trained and measured:
-            plot_loss(trained, measured, "nats per token", folder / "loss_curve.png")
+        plot_loss(trained, measured, "nats per token", folder / "loss_curve.png")
         report(scores)
         if model_args.architecture == "qrnn":
             publish_model(trainer, data, model_args, settings, texts, scores)

@@ -100,7 +100,9 @@ class DataArguments(TextArguments):
         default="translation", metadata={"help": "What the metrics, the pipeline and the card are to be for."}
     )
     text_column: str = field(default="source", metadata={"help": "The column with the source."})
-    target_column: str = field(default="target", metadata={"help": "The column with the target, or several."})
+    target_column: str = field(
+        default="target", metadata={"help": "The column with the target: a text, or a list of references."}
+    )
     tokenizer: str = field(
         default="bpe",
         metadata={"help": "`bpe`, `word` or `character`, trained here; or the name of one on the Hub, or its folder."},
@@ -137,7 +139,14 @@ class WritingArguments:
     )
 
 
-ARGUMENTS = (DataArguments, ModelArguments, WritingArguments, Seq2SeqTrainingArguments)
+@dataclass
+class TranslatorArguments(ModelArguments):
+    model_config: str = field(
+        default="translator", metadata={"help": "A file of configuration/models, without .json; or a path."}
+    )
+
+
+ARGUMENTS = (DataArguments, TranslatorArguments, WritingArguments, Seq2SeqTrainingArguments)
 
 
 def check_arguments(data: DataArguments, writing: WritingArguments, training: Seq2SeqTrainingArguments) -> None:

@@ -55,7 +55,7 @@ from labels import a_label, all_names, config_names
 from modeling_qrnn import QRNNForSequenceClassification
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
 from models import make_model
-from recipes import ModelArguments, keep_settings, read_recipe
+from recipes import ModelArguments, check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, write_scores
 from text_data import (
     SPLITS,
@@ -164,13 +164,15 @@ def as_rows(columns: dict[str, list], data: DataArguments, names: Sequence[str])
     return Dataset.from_dict({**texts, "label": [names.index(name) for name in columns[data.label_column]]})
 
 
-def cut_into_folds(rows: Dataset, data: DataArguments, seed: int) -> Iterator[dict[str, Dataset]]:
+def cut_into_folds(
+    rows: Dataset, names: Sequence[str], data: DataArguments, seed: int
+) -> Iterator[dict[str, Dataset]]:
     """The splits of each fold: one part is the test, and of the others a share is the validation."""
     with one_line_error(f"--folds {data.folds}", ValueError):
         folds = StratifiedKFold(data.folds, shuffle=True, random_state=seed)
         for train, test in folds.split(np.arange(len(rows)), rows["label"]):
             parts = {"train": rows.select(train), "test": rows.select(test)}
-            yield with_validation(parts, data.validation_share, seed, stratify="label")
+            yield with_validation(parts, data.validation_share, seed, names)
 
 
 def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -283,7 +285,8 @@ def cross_validate(
 ) -> None:
     """Train a model for each fold, in a folder of its own. Those that were trained before are only scored."""
     folder, scores = Path(training.output_dir), []
-    for number, splits in enumerate(cut_into_folds(rows, data, training.seed), start=1):
+    check_holds_no_run(folder)
+    for number, splits in enumerate(cut_into_folds(rows, names, data, training.seed), start=1):
         if data.fold not in (None, number):
             continue
         training = copy.copy(training)
@@ -305,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if data.folds:
         cross_validate(splits["train"], names, data, model_args, transfer, training, settings)
         return
-    splits = with_validation(splits, data.validation_share, training.seed, stratify="label")
+    splits = with_validation(splits, data.validation_share, training.seed, names)
     train(splits, names, describe_source(data), data, model_args, transfer, training, settings)
 
 

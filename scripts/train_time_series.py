@@ -163,6 +163,8 @@ def read_table(data: DataArguments) -> tuple[pd.DataFrame, pd.DateOffset]:
         targets = choose_targets(frame, data.timestamp_column, names_in(data.target_columns) or None, covariates)
         if not data.target_columns:
             check_names(frame, targets)
+        if not targets:
+            raise ValueError("beside the time stamps and covariates there is no column to forecast")
         series, step = read_series(frame, data.timestamp_column, [*targets, *covariates], data.frequency)
         known(series[covariates])
     return series, step

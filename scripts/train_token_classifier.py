@@ -102,6 +102,8 @@ def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
                 stop(f"{name}: row {number}: there are {len(words)} words, but {len(row_tags)} tags")
         if split == "train":
             names = all_names((tag for row in tags for tag in row), feature)
+            if len(names) < 2:
+                stop(f"{name}: column {data.tag_column!r} holds one tag only, {names[0]!r}")
         origins = [f"{name}: row {number}" for number in range(1, len(tags) + 1)]
         numbers = [[names.index(tag) for tag in row] for row in tags]
         splits[split] = Dataset.from_dict({"words": sentences, "tags": numbers, "origin": origins})

@@ -14,7 +14,8 @@
 """What the programs that train have in common: what they refuse, how they go on, and what they leave behind."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ from recipes import last_complete_checkpoint
 from results import report, write_scores
 
 
+NO_VALIDATION = "no validation rows: give --validation-file, --validation-split of a --dataset or --validation-share"
+LEAST = {  # of options that are numbers
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "generation_num_beams": 1,  # this and the next for models that write
+    "generation_max_length": 1,
+}
+
+
 def check_training(training: TrainingArguments, metrics: set[str], smaller_is_better: bool = False) -> None:
     """Refuse what would end in a traceback, or go on elsewhere than it stopped.
 
@@ -44,13 +57,20 @@ def check_training(training: TrainingArguments, metrics: set[str], smaller_is_be
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
     if smaller_is_better and metric in metrics:
         training.greater_is_better = False
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(training, name) < 1:
-            stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(training, name)}")
+    for name, least in LEAST.items():
+        value = getattr(training, name, None)
+        if value is not None and value < least:
+            stop(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if training.label_names is not None:
+        stop("--label-names is not an option here: the programs know what their models learn from")
+    if training.use_liger_kernel:
+        stop("--use-liger-kernel is not an option here: Liger has no kernels for these models")
     if training.max_steps == 0:
         stop("--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0")
     if training.max_steps < 0 and not 0 < training.num_train_epochs < math.inf:
         stop(f"--num-train-epochs must be a number above 0, got {training.num_train_epochs}")
+    if training.max_steps > 0 and training.num_train_epochs != TrainingArguments.num_train_epochs:
+        print(f"--max-steps {training.max_steps} decides, not --num-train-epochs {training.num_train_epochs:g}")
     if training.resume_from_checkpoint is not None:
         stop("--resume-from-checkpoint: a run goes on by itself, from the last complete checkpoint of --output-dir")
     if training.save_only_model:
@@ -82,20 +102,39 @@ def check_predictions(training: TrainingArguments) -> None:
 
 
 def with_validation(
-    splits: Mapping[str, Dataset], share: float, seed: int, stratify: str | None = None
+    splits: Mapping[str, Dataset], share: float, seed: int, names: Sequence[str] | None = None
 ) -> dict[str, Dataset]:
-    """The splits, with a share of the training rows for validation: drawn at random, evenly by one column."""
+    """The splits, with a share of the training rows for validation: drawn at random, and evenly by `label` if the
+    labels' names are given.
+    """
     if share:
         if "validation" in splits:
             stop("--validation-share must be 0: the data have a validation split of their own")
         rows = splits["train"]
-        labels = None if stratify is None else rows[stratify]
+        labels = None if names is None else rows["label"][:]
         with one_line_error(f"--validation-share {share}", ValueError):
+            if names is not None:
+                check_label_counts(labels, names)
             parts = train_test_split(np.arange(len(rows)), test_size=share, random_state=seed, stratify=labels)
         return {**splits, "train": rows.select(parts[0]), "validation": rows.select(parts[1])}
     if "validation" not in splits:
-        stop("the validation split is empty: give --validation-file or --validation-share")
+        stop(NO_VALIDATION)
     return dict(splits)
+
+
+def check_label_counts(labels: Iterable[int], names: Sequence[str]) -> None:
+    """Each label must stand in the training and in the validation rows.
+
+    Raises:
+        ValueError: with the first of the labels that stand in one row only.
+    """
+    counts = Counter(map(int, labels))
+    single = [name for number, name in enumerate(names) if counts[number] == 1]
+    if single:
+        listed = ", ".join(map(repr, single[:5])) + ", ..." * (len(single) > 5)
+        raise ValueError(
+            f"{len(single)} of {len(counts)} labels stand in one row only, and cannot be shared: {listed}"
+        )
 
 
 class SharedLengthGroups(LengthGroupedSampler):
@@ -133,6 +172,19 @@ class ResumableTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         return position
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """As in `Trainer`, which also misses what a checkpoint holds under the name of the weights it is tied to."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`, which would train on nothing if what is dropped of the last batch is all that there is."""
+        batches = super().get_train_dataloader()
+        if len(batches) == 0:
+            stop("--dataloader-drop-last leaves nothing to train on: there are fewer rows than a batch has")
+        return batches
+
     def _get_train_sampler(self, *args, **kwargs) -> Sampler | None:
         """As in `Trainer`, which groups rows by the random numbers of each process: others than those of its peers."""
         sampler = super()._get_train_sampler(*args, **kwargs)
@@ -161,7 +213,7 @@ def train_to_the_end(trainer: Trainer) -> None:
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     check_weights(trainer)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without a push, which comes at the end, with the scores and the card
 
 
 def check_weights(trainer: Trainer) -> None:

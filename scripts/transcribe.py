@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def load_transcriber(folder: Path) -> QRNNStreamingTranscriber:
     if not (folder / "config.json").is_file():
         stop(f"{folder}: there is no model in this folder (config.json)")
-    with one_line_error(folder, OSError, ValueError, SafetensorError):
+    with one_line_error(folder, OSError, ValueError, TypeError, SafetensorError):
         architectures = AutoConfig.from_pretrained(folder).architectures
         if architectures != [QRNNForCTC.__name__]:
             raise ValueError(f"holds {' '.join(architectures or ['nothing known'])}, and only QRNNForCTC transcribes")

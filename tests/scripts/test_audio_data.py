@@ -169,7 +169,7 @@ def lists(*rows: dict) -> list[dict]:
 
 
 MISTAKES = {
-    "no column": ([{"sound": [1]}], "rows.jsonl: there is no column 'audio'; the columns are sound"),
+    "no column": ([{"sound": [1]}], "rows.jsonl: there is no column 'audio'; the columns are 'sound'"),
     "no audio": ([{"audio": None}, {"audio": "0.wav"}], "row 1: column 'audio' holds None, which is neither a list"),
     "no rate": ([{"audio": [1]}], "row 1: column 'audio' holds bare samples: give their rate"),
     "strange rate": (lists({"audio": [1], "sampling_rate": 0.5}), "row 2: column 'audio' holds samples whose rate is"),

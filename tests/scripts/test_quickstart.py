@@ -269,7 +269,7 @@ MISTAKES = {
     ),
     "output is a file": (["--output-dir", "short.txt"], "--output-dir"),
     "dataset of nothing": (["--dataset", "empty"], "--dataset empty"),
-    "no such column": (["--dataset", "rows"], "no text in column 'text'; the columns are body"),
+    "no such column": (["--dataset", "rows"], "no text in column 'text'; the columns are 'body'"),
     "half a file": (["--dataset", "half"], "--dataset half"),
     "long blocks": (["--train-file", "text.txt", "--block-length", "1000000"], "--block-length 1000000"),
 }

@@ -13,11 +13,15 @@
 # limitations under the License.
 """scripts/recipes.py: what the processes of a run keep of its settings, and what --help says."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
+from transformers import Seq2SeqTrainingArguments
 
 from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
-from recipes import ModelArguments, RecipeParser, digest, keep_settings, read_recipe
+from recipes import ModelArguments, RecipeParser, check_holds_no_run, digest, keep_settings, read_recipe
 
 
 def test_settings_are_whole_while_they_are_read(tmp_path):
@@ -54,10 +58,10 @@ def precisions(monkeypatch):
     return chosen
 
 
-def read(folder, *options):
+def read(folder, *options, arguments=(ModelArguments, QRNNTrainingArguments)):
     recipe = folder / "given.yaml"
     recipe.write_text("seed: 1\n", encoding="utf-8")
-    return read_recipe([str(recipe), *options], (ModelArguments, QRNNTrainingArguments), "A line.")[1]
+    return read_recipe([str(recipe), *options], arguments, "A line.")[1]
 
 
 def test_programs_take_subnormal_numbers_for_zero(tmp_path):
@@ -113,6 +117,40 @@ def test_data_may_lie_in_the_folder_of_the_run(tmp_path, path):
         (folder / "text.txt").write_text(text)
         digests.add(digest(tmp_path / path, folder))
     assert len(digests) == 2
+
+
+def test_a_model_is_not_trained_in_its_own_place(tmp_path, monkeypatch):
+    """It would be lost, and the run could not go on, whose data it is."""
+    monkeypatch.chdir(tmp_path)
+    for output in ("model", tmp_path / "model"):
+        with pytest.raises(SystemExit, match="--init-from model: it is --output-dir, where the new model would take"):
+            keep_settings({"init_from": "model"}, Path(output))
+    assert not Path("model").exists()
+    keep_settings({"init_from": "model"}, Path("model/tuned"))
+
+
+def test_several_runs_do_not_replace_the_scores_of_one(tmp_path):
+    check_holds_no_run(tmp_path)
+    keep_settings({"seed": 1}, tmp_path / "fold-1")
+    check_holds_no_run(tmp_path)
+    keep_settings({"seed": 1}, tmp_path)
+    with pytest.raises(SystemExit, match="holds a run of its own, whose scores would be lost: choose another"):
+        check_holds_no_run(tmp_path)
+
+
+def test_paths_and_choices_are_kept_as_they_read(tmp_path):
+    arguments = ModelArguments, Seq2SeqTrainingArguments
+    options = ["--debug", "underflow_overflow", "--generation-config", str(tmp_path)]
+    settings = read(tmp_path, *options, arguments=arguments)
+    keep_settings(settings, tmp_path / "output")
+    kept = yaml.safe_load((tmp_path / "output/recipe.yaml").read_text())
+    assert kept == settings
+    assert kept["generation_config"] == str(tmp_path)
+
+
+def test_what_is_there_to_compare_with_is_not_pushed(tmp_path):
+    with pytest.raises(SystemExit, match="--push-to-hub: the LSTM is there to compare with"):
+        read(tmp_path, "--push-to-hub", "--architecture", "lstm")
 
 
 def test_the_batch_is_that_of_all_devices(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def write_faulty_rows() -> None:
 MISTAKES = {
     "no column": (
         ["--text-column", "word"],
-        "train.jsonl: there is no column 'word'; the columns are audio, sampling",
+        "train.jsonl: there is no column 'word'; the columns are 'audio', 'sampling",
     ),
     "no words": (["--train-file", "silent.jsonl"], "silent.jsonl: row 2: column 'text' holds ' ', which has no words"),
     "no text": (["--train-file", "untold.jsonl"], "row 2: column 'text' holds None, which is no text"),
@@ -255,6 +255,8 @@ MISTAKES = {
     "words": (["--max-words", "0"], "--max-words must be at least 1, got 0"),
     "smoothing": (["--label-smoothing-factor", "0.1"], "--label-smoothing-factor must be 0, got 0.1"),
     "strings": (["--strings", "-1"], "--strings must be at least 0, got -1"),
+    "endless pauses": (["--max-pause", "inf"], "--min-pause and --max-pause must rise from 0 on, got 0.1 and inf"),
+    "separator": (["--word-separator", "|"], "--word-separator must be without '|' and '\ufffd', got '|'"),
     "pauses": (["--min-pause", "1", "--max-pause", "0.5"], "--min-pause and --max-pause must rise from 0 on"),
 }
 

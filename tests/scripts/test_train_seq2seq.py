@@ -275,7 +275,10 @@ def test_seconds_are_of_whole_epochs():
 
 
 MISTAKES = {
-    "no column": (["--target-column", "en"], "train.jsonl: there is no column 'en'; the columns are source, target"),
+    "no column": (
+        ["--target-column", "en"],
+        "train.jsonl: there is no column 'en'; the columns are 'source', 'target'",
+    ),
     "no text": (["--train-file", "gap.jsonl"], "gap.jsonl: row 2: column 'target' holds None, which is no text"),
     "no words": (["--train-file", "blank.jsonl"], "blank.jsonl: row 1: column 'source' holds ' ', which has no words"),
     "no reference": (["--test-file", "none.jsonl"], "none.jsonl: row 1: column 'target' holds [], which is no text"),

@@ -288,6 +288,10 @@ MISTAKES = {
     "doubled stamps": (["recipe.yaml", "--data-file", "doubled.csv"], "2026-01-01 05:00:00 stands in more than one"),
     "no target": (["table.yaml", "--target-columns", "low,up"], "table.csv: There is no column 'up'"),
     "words": (["recipe.yaml", "--data-file", "words.csv"], "words.csv: Column 'low' must hold numbers"),
+    "no target is left": (
+        ["table.yaml", "--covariate-columns", "low,high"],
+        "table.csv: beside the time stamps and covariates there is no column to forecast",
+    ),
     "infinite": (["recipe.yaml", "--data-file", "infinite.csv"], "infinite.csv: Column 'low' must be finite, got inf"),
     "unknown covariate": (
         ["recipe.yaml", "--data-file", "gaps.csv", "--covariate-columns", "high"],

@@ -20,14 +20,23 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
+from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import logging
 
-from modeling_qrnn import QRNNConfig, QRNNForSequenceClassification
+from modeling_qrnn import QRNNConfig, QRNNForCausalLM, QRNNForSequenceClassification
 from modeling_qrnn.trainer_qrnn import QRNNTrainingArguments
 from program_runs import weights_in
-from training import ResumableTrainer, SharedLengthGroups, check_predictions, check_training, train_to_the_end
+from training import (
+    ResumableTrainer,
+    SharedLengthGroups,
+    check_predictions,
+    check_training,
+    train_to_the_end,
+    with_validation,
+)
 
 
 def make_arguments(folder: Path | str = "output", **arguments) -> TrainingArguments:
@@ -66,6 +75,10 @@ REFUSED = {
         {"eval_strategy": "epoch", "save_strategy": "steps", "lr_scheduler_type": "greedy"},
         "--save-strategy steps can save between the last step of an epoch and its evaluation",
     ),
+    "workers": ({"dataloader_num_workers": -1}, "--dataloader-num-workers must be at least 0, got -1"),
+    "pieces of predictions": ({"eval_accumulation_steps": 0}, "--eval-accumulation-steps must be at least 1, got 0"),
+    "labels by other names": ({"label_names": ["foo"]}, "--label-names is not an option here"),
+    "kernels": ({"use_liger_kernel": True}, "--use-liger-kernel is not an option here"),
     "checkpoints within a step": ({"enable_jit_checkpoint": True}, "--enable-jit-checkpoint saves in the middle"),
 }
 
@@ -78,12 +91,30 @@ def test_refused(name):
         check_training(make_arguments(**arguments), set())
 
 
+def test_steps_or_epochs(capsys):
+    check_training(make_arguments(num_train_epochs=2), set())
+    check_training(make_arguments(max_steps=3), set())
+    assert capsys.readouterr().out == ""
+    check_training(make_arguments(max_steps=3, num_train_epochs=2), set())
+    assert capsys.readouterr().out == "--max-steps 3 decides, not --num-train-epochs 2\n"
+
+
 def test_averages_begin_by_evaluations():
     """So a checkpoint may not come between an epoch and its own."""
     averaged = {"optim": "sgd", "eval_strategy": "epoch", "non_monotone": 5, "use_cpu": True}
     with pytest.raises(SystemExit, match="--save-strategy steps can save between the last step of an epoch"):
         check_training(QRNNTrainingArguments("output", save_strategy="steps", **averaged), set())
     check_training(QRNNTrainingArguments("output", save_strategy="epoch", **averaged), set())
+
+
+def test_labels_that_cannot_be_shared_are_named():
+    labels = [0, 0, 0, *range(1, 8), 8, 8]
+    rows = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+    message = r"7 of 9 labels stand in one row only, and cannot be shared: 'b', 'c', 'd', 'e', 'f', \.\.\.$"
+    with pytest.raises(SystemExit, match=message):
+        with_validation({"train": rows}, 0.5, seed=0, names=list("abcdefghi"))
+    shared = with_validation({"train": rows}, 0.5, seed=0)
+    assert len(shared["train"]) + len(shared["validation"]) == len(labels)
 
 
 @pytest.mark.parametrize("arguments", [{"prediction_loss_only": True}, {"eval_do_concat_batches": False}], ids=str)
@@ -126,6 +157,36 @@ def test_all_rows_are_scored(tmp_path):
     assert [len(batch["labels"]) for batch in trainer.get_train_dataloader()] == [8]
     assert len(trainer.predict(trainer.eval_dataset).label_ids) == 10
     assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [8, 2]
+
+
+def test_there_is_something_to_train_on(tmp_path):
+    trainer = make_trainer(tmp_path, dataloader_drop_last=True, per_device_train_batch_size=16)
+    with pytest.raises(SystemExit, match="--dataloader-drop-last leaves nothing to train on"):
+        train_to_the_end(trainer)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_only_weights_that_are_missing_are_told(tmp_path, caplog):
+    """A checkpoint holds tied weights once."""
+    trainer = make_trainer(tmp_path)
+    trainer.model = QRNNForCausalLM(QRNNConfig(vocab_size=5, hidden_size=4, tie_word_embeddings=True))
+    propagate = logging.get_logger("transformers").propagate
+    logging.enable_propagation()
+    trainer._issue_warnings_after_load(_IncompatibleKeys(["lm_head.weight"], []))
+    assert caplog.text == ""
+    trainer._issue_warnings_after_load(_IncompatibleKeys(["lm_head.weight", "lm_head.bias"], []))
+    logging.get_logger("transformers").propagate = propagate
+    assert "missing keys in the checkpoint model loaded: ['lm_head.bias']" in caplog.text
+
+
+def test_the_end_is_saved_and_not_pushed(tmp_path, monkeypatch):
+    """What is pushed is pushed with its scores and its card."""
+    calls = []
+    monkeypatch.setattr(ResumableTrainer, "init_hf_repo", lambda self, **_: None)
+    monkeypatch.setattr(ResumableTrainer, "_push_from_checkpoint", lambda self, folder: None)
+    monkeypatch.setattr(ResumableTrainer, "push_to_hub", lambda self, **_: calls.append(self))
+    train_to_the_end(make_trainer(tmp_path, max_steps=1, push_to_hub=True))
+    assert (tmp_path / "model.safetensors").is_file() and calls == []
 
 
 def test_a_run_that_diverged_is_told(tmp_path):
