@@ -13,7 +13,7 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -751,6 +751,7 @@ class QRNNGenerationMixin(GenerationMixin):
                 "state of the layers above would be missing. Use `assistant_model` or `prompt_lookup_num_tokens`"
             )
         cache, length = model_kwargs.get("cache"), self._prompt_length(generation_config, model_kwargs)
+        self._check_prompt(generation_config, model_kwargs, length)
         if isinstance(cache, Cache) and length is not None and cache.get_seq_length() >= length:
             raise ValueError(
                 f"`cache` has seen {int(cache.get_seq_length())} tokens, and the prompt with its mask has {length}: "
@@ -761,6 +762,24 @@ class QRNNGenerationMixin(GenerationMixin):
         if generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             ended_rows = generation_config._ended_rows = model_kwargs["ended_rows"] = EndedRows()
             ended_rows.are_hidden_in_a_graph = self._valid_auto_compile_criteria(model_kwargs, generation_config)
+
+    def _check_prompt(self, generation_config, model_kwargs: dict[str, Any], length: int | None) -> None:
+        """Refuse a prompt that Transformers would not read whole, or from whose end no token can be told."""
+        mask, embeds = model_kwargs.get(self._mask_name), model_kwargs.get("inputs_embeds")
+        if mask is not None and has_values(mask) and not bool(mask[:, -1].all()):
+            raise ValueError(
+                f"`{self._mask_name}` must not end in pads, for the next token is told by the last one: pad the "
+                "prompts on the left, and leave out rows that have ended"
+            )
+        if embeds is None or self.config.is_encoder_decoder:
+            return
+        if generation_config.prefill_chunk_size is not None:
+            raise ValueError("`prefill_chunk_size` must be None with `inputs_embeds`, which are read at once")
+        if length is not None and model_kwargs.get("cache") is not None and embeds.shape[1] != length:
+            raise ValueError(
+                f"`inputs_embeds` must be of the whole text where a `cache` goes on: there are {embeds.shape[1]}, and "
+                f"the text with its mask has {length}"
+            )
 
     def _get_stopping_criteria(self, generation_config, *args, **kwargs) -> StoppingCriteriaList:
         """As in Transformers, and where they have pads follow the end of a row, they keep where it was."""
@@ -790,6 +809,12 @@ class QRNNGenerationMixin(GenerationMixin):
         The cache that is returned records no longer: it would grow with each token.
         """
         cache = kwargs.get("cache")
+        is_read_twice = input_ids.shape[1] > 0 or kwargs.get("assistant_model") is not None
+        if kwargs.get("inputs_embeds") is not None and is_read_twice and not self.config.is_encoder_decoder:
+            raise ValueError(
+                "`inputs_embeds` must be None in assisted decoding, which reads what it adds to `input_ids`; with "
+                "`prompt_lookup_num_tokens` they may be given alone"
+            )
         if cache is None:  # which Transformers refuses
             return super()._assisted_decoding(input_ids, *args, **kwargs)
         if kwargs["generation_config"].output_attentions:
@@ -1117,6 +1142,15 @@ def check_chunk(
         )
 
 
+def check_not_packed(position_ids: torch.Tensor | None, marks: Mapping[str, Any]) -> None:
+    """Refuse rows of several sequences where a row has one label."""
+    packed = [name for name in ("seq_idx", "cu_seq_lens_q") if marks.get(name) is not None]
+    if position_ids is not None and has_values(position_ids) and bool((position_ids[:, 1:] == 0).any()):
+        packed.append("position_ids")
+    if packed:
+        raise ValueError(f"`{packed[0]}` must not mark several sequences in a row: a row is classified as one")
+
+
 def make_classifier(config: QRNNClassifierConfig) -> tuple[nn.Module, nn.Module]:
     """Dropout and one linear layer; with `classifier_hidden_size` the head of MultiFiT (Eisenschlos et al. 2019)."""
     drop, hidden_size = nn.Dropout(classifier_dropout(config)), config.classifier_hidden_size
@@ -1183,7 +1217,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
         Raises:
             ValueError: as `QRNNModel`; for labels of another shape, or (on a CPU) outside of the classes; and for a
                 chunk that goes on from a cache, if the read-out is of more than the last token, or (on a CPU) a row
-                of the chunk has only pads.
+                of the chunk has only pads; and for rows of several sequences, of which one label could not be told.
         """
         check_chunk(self.config, cache, attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         outputs: BaseModelOutputWithPast = self.model(
@@ -1195,6 +1229,7 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
+        check_not_packed(None if attention_mask is not None or cache is not None else position_ids, kwargs)
         hidden_states = outputs.last_hidden_state
         is_real = token_mask(attention_mask, *hidden_states.shape[:2])
         pooled = read_out(hidden_states, is_real, self.config.classifier_pooling, self.config.bidirectional)

@@ -408,7 +408,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             encoder_last_states: `(batch, encoder_layers, hidden_size)`, the encoder's `last_states`.
             attention_mask: `(batch, at least target_len)`, of the target; its last `target_len` columns count.
             encoder_attention_mask: `(batch, source_len)`, of the source.
-            cache: the cache that the last chunk returned; it is advanced in place.
+            cache: the cache that the last chunk of the same source returned; it is advanced in place.
             use_cache: whether to return a cache; `config.use_cache` by default.
             kwargs: among them `output_hidden_states`, `output_attentions` and `return_dict`.
 
@@ -422,7 +422,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         """
         batch_size, target_len, _ = inputs_embeds.shape
         self._check_source(encoder_hidden_states, encoder_last_states, batch_size)
-        cache = self._prepare_cache(cache, use_cache, batch_size)
+        cache = self._prepare_cache(cache, use_cache, *encoder_hidden_states.shape[:2])
         is_real = chunk_mask(attention_mask, batch_size, target_len)
         encoder_mask = source_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2])
 
@@ -444,7 +444,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, cache=cache)
 
     def _prepare_cache(
-        self, cache: Cache | None, use_cache: bool | None, batch_size: int
+        self, cache: Cache | None, use_cache: bool | None, batch_size: int, source_len: int
     ) -> EncoderDecoderCache | None:
         if cache is None:
             return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
@@ -457,8 +457,16 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         if not any(cache.is_updated.values()):
             # Whoever makes both caches from the config gets layers for recurrent states in both.
             cache.cross_attention_cache = DynamicCache()
-        elif (held := cache.cross_attention_cache.layers[0].keys.shape[0]) != batch_size:
-            raise ValueError(f"`cache` does not fit: it holds a batch of {held} sources, this batch has {batch_size}")
+            return cache
+        keys = cache.cross_attention_cache.layers[-1].keys  # of the last layer's attention
+        if keys.shape[0] != batch_size:
+            raise ValueError(
+                f"`cache` does not fit: it holds a batch of {keys.shape[0]} sources, this batch has {batch_size}"
+            )
+        if keys.shape[2] != source_len:
+            raise ValueError(
+                f"`cache` must be of the same source: that has {keys.shape[2]} tokens, and this one {source_len}"
+            )
         return cache
 
     def _check_source(self, hidden_states: torch.Tensor, last_states: torch.Tensor, batch_size: int) -> None:
@@ -530,7 +538,7 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
             decoder_attention_mask: `(batch, at least target_len)`, non-zero at the target's real tokens, pads
                 anywhere; its last `target_len` columns count.
             encoder_outputs: what `get_encoder()` returned, in place of the source; `attention_mask` is still needed.
-            cache: the cache that the last chunk returned; it is advanced in place.
+            cache: the cache that the last chunk of the same source returned; it is advanced in place.
             inputs_embeds: `(batch, source_len, embedding_size)`, in place of the source's embeddings.
             decoder_inputs_embeds: `(batch, target_len, embedding_size)`, in place of the target's embeddings.
             use_cache: whether to return a cache; `config.use_cache` by default.

@@ -13,6 +13,8 @@
 # limitations under the License.
 """PyTorch QRNN models that read audio: transcription with CTC, and classification."""
 
+from typing import NoReturn
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,7 +46,7 @@ from .modeling_qrnn import (
     make_norm,
     read_out,
 )
-from .pooling_qrnn import token_mask
+from .pooling_qrnn import last_real_position, token_mask
 
 
 def draw_spans(batch_size: int, size: int, probability: float, length: int, device: torch.device) -> torch.Tensor:
@@ -320,6 +322,13 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
             hidden_states=outputs.hidden_states,
         )
 
+    def resize_token_embeddings(self, *args, **kwargs) -> NoReturn:
+        """There are no embeddings of tokens: frames come in, and what goes out is the head's."""
+        raise NotImplementedError(
+            "A QRNNForCTC has no embeddings of tokens. For a head of another size load it with "
+            "`from_pretrained(..., vocab_size=..., ignore_mismatched_sizes=True)`"
+        )
+
     def _blank_pads(self, logits: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
         """At a pad only the blank is possible, for some decode all the steps, as Transformers' pipeline does."""
         certain = logits.new_full((logits.shape[-1],), torch.finfo(logits.dtype).min)
@@ -342,7 +351,9 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         if self.config.ctc_zero_infinity:
             return
         # Between equal tokens stands a blank.
-        repeats = is_token[:, 1:] & is_token[:, :-1] & (labels[:, 1:] == labels[:, :-1])
+        last = F.pad(last_real_position(is_token), (1, 0))[:, :-1]  # that of the token before, if there is one
+        is_later = is_token & (is_token.cumsum(dim=1) > 1)
+        repeats = is_later & (labels == labels.gather(1, last))
         needed = is_token.sum(dim=1) + repeats.sum(dim=1)
         if bool((needed > lengths).any()):
             row = int((needed - lengths).argmax())

@@ -541,6 +541,7 @@ class QRNNTimeSeriesGenerationMixin:
     model: QRNNTimeSeriesModel
     output: Head
     is_direct: bool
+    rows_per_series: int
     _forecast: Callable[..., Any]
     _coming_features: Callable[..., Any]
     _patches: Callable[..., Any]
@@ -612,7 +613,8 @@ class QRNNTimeSeriesGenerationMixin:
         outputs = self.model(values, is_observed, read, use_cache=True)
 
         # The rows of each series side by side, path by path, as if each path were a series of the batch
-        rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device).view(batch_size, 1, -1)
+        rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device)
+        rows = rows.view(batch_size, 1, self.rows_per_series)
         rows = rows.expand(-1, n_paths, -1).flatten()
         cache, hidden_states = outputs.cache, outputs.last_hidden_state[rows, -1:]
         for layer in cache.layers:
@@ -631,14 +633,14 @@ class QRNNTimeSeriesGenerationMixin:
             patches.append(self.output.sample(params, loc[:, None], scale[:, None]))
         return torch.cat(patches, dim=1)[:, :length].unflatten(0, (batch_size, n_paths))
 
-    def _check_generation(self, length: int, n_paths: Any, past_values, features) -> None:
+    def _check_generation(self, length: Any, n_paths: Any, past_values, features) -> None:
         if not isinstance(n_paths, Integral) or n_paths < 1:
             raise ValueError(f"`num_parallel_samples` must be an integer of at least 1, got {n_paths}")
         longest = self.config.prediction_length
-        if length < 1 or (self.is_direct and length > longest):
-            limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "at least 1"
-            raise ValueError(f"`prediction_length` must be {limit}, got {length}")
-        shape = past_values.shape[0], length, self.config.num_time_features
+        if not isinstance(length, Integral) or length < 1 or (self.is_direct and int(length) > longest):
+            limit = f"between 1 and config.prediction_length={longest}" if self.is_direct else "of at least 1"
+            raise ValueError(f"`prediction_length` must be an integer {limit}, got {length}")
+        shape = past_values.shape[0], int(length), self.config.num_time_features
         check_time_features("future_time_features", features, shape)
 
 
@@ -667,6 +669,7 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         self.output = make_head(config)
         self.is_direct = config.horizon == "direct"
         self.row_channels = config.num_input_channels if config.channel_mode == "mixed" else 1
+        self.rows_per_series = config.num_input_channels // self.row_channels
         state_size = config.num_head_states * config.output_size
         width = self.row_channels * self.output.num_params  # of each value
         self.head = nn.Linear(
@@ -756,7 +759,7 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         raw = self.head(state).squeeze(1).unflatten(1, (self.config.prediction_length, -1))
         if self.covariate_head is not None:
             features = future_time_features.to(raw.dtype)
-            features = features.repeat_interleave(raw.shape[0] // features.shape[0], dim=0)
+            features = features.repeat_interleave(self.rows_per_series, dim=0)
             raw = raw + self.covariate_head(state.squeeze(1), features).to(raw.device)
         return outputs, self._params(raw, outputs.loc)
 

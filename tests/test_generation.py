@@ -562,6 +562,55 @@ def test_quantized_cache_is_refused(model):
         model.generate(**single_prompt(), cache_implementation="quantized")
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}], ids=str)
+def test_prompts_that_end_in_pads_are_refused(model, options):
+    """The next token would be told from a pad."""
+    prompts = {name: part.flip(1) for name, part in padded_prompts().items()}
+    with pytest.raises(
+        ValueError, match=r"`attention_mask` must not end in pads, .* on the left, and leave out rows that have"
+    ):
+        model.generate(**prompts, max_new_tokens=2, **options)
+    in_between = torch.cat([prompts["attention_mask"], torch.ones(3, 1)], dim=1)
+    ids = torch.cat([prompts["input_ids"], torch.ones(3, 1, dtype=torch.long)], dim=1)
+    if "prompt_lookup_num_tokens" not in options:  # of a single row
+        assert model.generate(ids, attention_mask=in_between, max_new_tokens=2).shape == (3, PROMPT_LENGTH + 3)
+
+
+def test_embeddings_go_on_from_a_cache_with_the_whole_text(model):
+    """Of fewer Transformers would cut off as many as the cache has seen."""
+    prompt = single_prompt()
+    embeds, mask = model.get_input_embeddings()(prompt["input_ids"]).detach(), prompt["attention_mask"]
+    expected = model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)[:, PROMPT_LENGTH:]
+
+    def go_on(**options):
+        cache = model(prompt["input_ids"][:, :4]).cache
+        return model.generate(cache=cache, do_sample=False, max_new_tokens=NEW_TOKENS, **options)
+
+    assert torch.equal(go_on(inputs_embeds=embeds, attention_mask=mask), expected)
+    assert torch.equal(go_on(input_ids=prompt["input_ids"][:, 4:], attention_mask=mask)[:, 3:], expected)
+    with pytest.raises(ValueError, match=r"`inputs_embeds` must be of the whole text .* there are 3, .* mask has 7"):
+        go_on(inputs_embeds=embeds[:, 4:], attention_mask=mask)
+
+
+def test_embeddings_are_not_read_in_pieces(model):
+    embeds = model.get_input_embeddings()(single_prompt()["input_ids"])
+    with pytest.raises(ValueError, match="`prefill_chunk_size` must be None with `inputs_embeds`"):
+        model.generate(inputs_embeds=embeds, prefill_chunk_size=3, max_new_tokens=2)
+
+
+def test_embeddings_beside_tokens_are_refused_in_assisted_decoding(model):
+    """Which would not read the tokens that it adds."""
+    prompt, assisted = single_prompt(), {"prompt_lookup_num_tokens": 3, "max_new_tokens": NEW_TOKENS}
+    embeds = model.get_input_embeddings()(prompt["input_ids"]).detach()
+    message = "`inputs_embeds` must be None in assisted decoding"
+    with pytest.raises(ValueError, match=message):
+        model.generate(**prompt, inputs_embeds=embeds, **assisted)
+    with pytest.raises(ValueError, match=message):
+        model.generate(inputs_embeds=embeds, assistant_model=QRNNForCausalLM(make_config()).double())
+    alone = model.generate(inputs_embeds=embeds, attention_mask=prompt["attention_mask"], **assisted)
+    assert torch.equal(alone, model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)[:, PROMPT_LENGTH:])
+
+
 def test_continuous_batching_is_refused(model):
     message = "Use `generate` with a left-padded batch instead"
     with pytest.raises(ValueError, match=message):

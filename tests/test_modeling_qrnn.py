@@ -847,6 +847,20 @@ def packed_batch(sequences: list[dict[str, list[int]]], marks: list[str]) -> dic
     return {name: batch[name] for name in ("input_ids", "labels", *marks)}
 
 
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_packed_row_has_no_single_label(mark, redraw):
+    model = redraw(make_model("sequence"))
+    packed = packed_batch([{"input_ids": [1, 2, 3], "labels": [0, 0, 0]}] * 2, [mark])
+    del packed["labels"]
+    with pytest.raises(ValueError, match=f"`{mark}` must not mark several sequences in a row"):
+        model(**packed)
+    alone = torch.tensor([[1, 2, 3]])
+    positions = torch.arange(3)[None]
+    assert torch.equal(model(alone, position_ids=positions).logits, model(alone).logits)
+    padded = model(F.pad(alone, (2, 0)), torch.tensor([[0, 0, 1, 1, 1]]), F.pad(positions, (2, 0)))
+    torch.testing.assert_close(padded.logits, model(alone).logits)
+
+
 @pytest.mark.parametrize("marks", [*([mark] for mark in MARKS), MARKS], ids=[*MARKS, "all"])
 @pytest.mark.parametrize("head", ["causal", "masked", "token", "token-bidirectional"])
 @pytest.mark.parametrize("stack", ["plain", "dense", "residual-tied"])

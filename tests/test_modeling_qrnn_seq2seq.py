@@ -475,6 +475,11 @@ def test_a_cache_of_other_sources_is_refused():
     cache.self_attention_cache = DynamicCache(config=model.config)
     with pytest.raises(ValueError, match=r"it holds a batch of 2 sources, this batch has 4"):
         model(**make_batch(), cache=cache)
+    batch = make_batch()
+    cache = model(**batch).cache
+    batch["input_ids"], batch["attention_mask"] = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
+    with pytest.raises(ValueError, match=r"`cache` must be of the same source: that has 7 tokens, and this one 6"):
+        model(**batch, cache=cache)
 
 
 # --- loss ------------------------------------------------------------------------------------------------------------

@@ -298,6 +298,7 @@ def test_blank_is_certain_at_pads(redraw):
     [
         (torch.tensor([[1, 2, 3, 4, 5]]), ["`labels`", "row 0 needs 5 steps", "has 4"]),
         (torch.tensor([[1, 1, 1, -100, -100]]), ["`labels`", "row 0 needs 5 steps", "has 4", "ctc_zero_infinity"]),
+        (torch.tensor([[1, -100, 1, 0, 1]]), ["`labels`", "row 0 needs 5 steps", "has 4"]),
         (torch.tensor([[7]]), ["`labels`", "vocab_size - 1 = 6", "from 7 to 7"]),
         (torch.tensor([[-1]]), ["`labels`", "from -1 to -1"]),
         (torch.tensor([1, 2]), ["`labels`", "(batch, num_tokens)", "got (2,)"]),
@@ -315,6 +316,12 @@ def test_wrong_labels(redraw, labels, parts):
 def test_labels_that_just_fit(redraw):
     model = make(redraw, QRNNForCTC, stride=2)
     assert model(draw(1, 8), labels=torch.tensor([[1, 2, 2]])).loss.isfinite()
+    assert model(draw(1, 8), labels=torch.tensor([[-100, 1, -100, 2, 1, 2, -100]])).loss.isfinite()
+
+
+def test_there_are_no_embeddings_of_tokens(redraw):
+    with pytest.raises(NotImplementedError, match=r"load it with `from_pretrained\(\.\.\., vocab_size="):
+        make(redraw, QRNNForCTC).resize_token_embeddings(9)
 
 
 def test_too_long_labels_may_count_as_zero(redraw):

@@ -615,6 +615,19 @@ def test_a_single_variable_needs_no_channels(options, loss, make_model):
     close(paths, model.generate(**batch, num_parallel_samples=3, seed=1).sequences.squeeze(3))
 
 
+@pytest.mark.parametrize("options", MODELS, ids=str)
+def test_no_series_have_no_paths(options, make_model):
+    model = make_model(**options)
+    batch = make_batch(model.config, batch_size=0)
+    del batch["future_values"]
+    assert model.generate(**batch, num_parallel_samples=4).sequences.shape == (
+        0,
+        4,
+        5,
+        model.config.num_input_channels,
+    )
+
+
 @torch.no_grad()
 def test_the_head_sees_so_many_states(make_model):
     """Those before the beginning are zero."""
@@ -833,8 +846,17 @@ def test_mistakes(mistake, horizon, make_model):
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({}, {"prediction_length": 6}, "`prediction_length` must be between 1 and config.prediction_length=5, got 6"),
-        ({"horizon": "autoregressive"}, {"prediction_length": 0}, "`prediction_length` must be at least 1, got 0"),
+        (
+            {},
+            {"prediction_length": 6},
+            "`prediction_length` must be an integer between 1 and config.prediction_length=5, got 6",
+        ),
+        (
+            {"horizon": "autoregressive"},
+            {"prediction_length": 0},
+            "`prediction_length` must be an integer of at least 1, got 0",
+        ),
+        ({}, {"prediction_length": 2.0}, "`prediction_length` must be an integer between 1 and"),
         ({}, {"num_parallel_samples": 0}, "`num_parallel_samples` must be an integer of at least 1, got 0"),
         ({}, {"num_parallel_samples": 2.5}, "`num_parallel_samples` must be an integer of at least 1, got 2.5"),
     ],

@@ -637,7 +637,11 @@ WRONG = {
     "samples": (make_frame(), {"num_samples": 0}, "`num_samples` must be an integer of at least 1, got 0"),
     "half a sample": (make_frame(), {"num_samples": 2.5}, "`num_samples` must be an integer of at least 1, got 2.5"),
     "no length": (make_frame(), {"prediction_length": -4}, "`prediction_length` must be an integer .* got -4"),
-    "length": (make_frame(), {"prediction_length": 5}, "`prediction_length` must be between 1 and .*=4, got 5"),
+    "length": (
+        make_frame(),
+        {"prediction_length": 5},
+        "`prediction_length` must be an integer between 1 and .*=4, got 5",
+    ),
     "level": (make_frame(), {"level": 1.0}, r"`level` must be a probability in \(0, 1\), got 1.0"),
 }
 
