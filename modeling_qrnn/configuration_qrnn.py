@@ -397,6 +397,9 @@ class QRNNSeq2SeqConfig(QRNNTextConfig):
             are. A number is that of heads with learned projections and a scaled product.
         attention_dropout (`float`, defaults to 0.0):
             Dropout on the weights of the attention.
+        initializer_range (`float`, defaults to 0.02):
+            As in `QRNNConfig`, but for the projections of the attention and, in a decoder without norms, all linear
+            layers, which start from torch's own `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
         decoder_start_token_id (`int`, *optional*):
             The token that the target begins with; `bos_token_id` if `None`.
 
@@ -516,6 +519,9 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
             `"mean"` over the batch of each loss per token, or `"sum"`.
         ctc_zero_infinity (`bool`, defaults to `False`):
             Count a label that is longer than its steps allow as zero, rather than refuse it.
+        initializer_range (`float`, defaults to 0.02):
+            As in `QRNNConfig`, but for the convolution over the frames, which starts from torch's own
+            `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
         use_cache (`bool`, defaults to `False`):
             Whether to return the recurrent state. Then, and when going on from a state, each chunk must make whole
             steps, of `subsampling_ratio` frames.
