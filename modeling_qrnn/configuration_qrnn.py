@@ -627,7 +627,8 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
         distribution_output (`str`, defaults to `"student_t"`):
             `"student_t"`, `"normal"`, or for counts `"negative_binomial"`.
         quantiles (`list[float]`, *optional*, defaults to 0.1, 0.2, ..., 0.9):
-            The quantiles that `loss="quantile"` learns, in rising order and around the median, 0.5, the forecast.
+            The quantiles that `loss="quantile"` learns, in rising order. The forecast is the median, or else the one
+            nearest to it.
         num_parallel_samples (`int`, defaults to 100):
             Number of sample paths that `generate` draws.
         initializer_range (`float`, defaults to 0.02):
@@ -715,8 +716,6 @@ class QRNNTimeSeriesConfig(QRNNStackConfig):
         quantiles = self.quantiles or []
         if not quantiles or sorted(set(quantiles)) != quantiles or min(quantiles) <= 0 or max(quantiles) >= 1:
             raise ValueError(f"`quantiles` must rise within (0, 1), got {self.quantiles}")
-        if self.loss == "quantile" and not quantiles[0] <= 0.5 <= quantiles[-1]:
-            raise ValueError(f"`quantiles` must enclose 0.5, for the median is the forecast, got {self.quantiles}")
         if self.loss != "nll" or self.distribution_output != "negative_binomial":
             return
         if self.scaling not in (None, "mean") or self.value_loc is not None:

@@ -13,7 +13,7 @@
 # limitations under the License.
 """PyTorch QRNN model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -766,16 +766,18 @@ class QRNNGenerationMixin(GenerationMixin):
     def _check_prompt(self, generation_config, model_kwargs: dict[str, Any], length: int | None) -> None:
         """Refuse a prompt that Transformers would not read whole, or from whose end no token can be told."""
         mask, embeds = model_kwargs.get(self._mask_name), model_kwargs.get("inputs_embeds")
+        cache = model_kwargs.get("cache")
         if mask is not None and has_values(mask) and not bool(mask[:, -1].all()):
             raise ValueError(
-                f"`{self._mask_name}` must not end in pads, for the next token is told by the last one: pad the "
-                "prompts on the left, and leave out rows that have ended"
+                f"`{self._mask_name}` must not end in pads, for the next token is told by the last one: each "
+                "prompt must hold a token, with pads on its left; leave out rows that have ended. (A mask that is not "
+                "given is made from `pad_token_id`.)"
             )
         if embeds is None or self.config.is_encoder_decoder:
             return
         if generation_config.prefill_chunk_size is not None:
             raise ValueError("`prefill_chunk_size` must be None with `inputs_embeds`, which are read at once")
-        if length is not None and model_kwargs.get("cache") is not None and embeds.shape[1] != length:
+        if length is not None and cache is not None and cache.get_seq_length() and embeds.shape[1] != length:
             raise ValueError(
                 f"`inputs_embeds` must be of the whole text where a `cache` goes on: there are {embeds.shape[1]}, and "
                 f"the text with its mask has {length}"
@@ -809,8 +811,8 @@ class QRNNGenerationMixin(GenerationMixin):
         The cache that is returned records no longer: it would grow with each token.
         """
         cache = kwargs.get("cache")
-        is_read_twice = input_ids.shape[1] > 0 or kwargs.get("assistant_model") is not None
-        if kwargs.get("inputs_embeds") is not None and is_read_twice and not self.config.is_encoder_decoder:
+        reads_tokens = input_ids.shape[1] > 0 or kwargs.get("assistant_model") is not None
+        if kwargs.get("inputs_embeds") is not None and reads_tokens and not self.config.is_encoder_decoder:
             raise ValueError(
                 "`inputs_embeds` must be None in assisted decoding, which reads what it adds to `input_ids`; with "
                 "`prompt_lookup_num_tokens` they may be given alone"
@@ -1142,13 +1144,18 @@ def check_chunk(
         )
 
 
-def check_not_packed(position_ids: torch.Tensor | None, marks: Mapping[str, Any]) -> None:
-    """Refuse rows of several sequences where a row has one label."""
-    packed = [name for name in ("seq_idx", "cu_seq_lens_q") if marks.get(name) is not None]
-    if position_ids is not None and has_values(position_ids) and bool((position_ids[:, 1:] == 0).any()):
-        packed.append("position_ids")
-    if packed:
-        raise ValueError(f"`{packed[0]}` must not mark several sequences in a row: a row is classified as one")
+def check_not_packed(
+    position_ids: torch.Tensor | None, seq_idx: torch.Tensor | None = None, cu_seq_lens_q: torch.Tensor | None = None
+) -> None:
+    """Refuse rows of several sequences where each row has one label."""
+    begins = {
+        "position_ids": None if position_ids is None else position_ids[:, 1:] == 0,
+        "seq_idx": None if seq_idx is None else seq_idx[:, 1:] != seq_idx[:, :-1],
+        "cu_seq_lens_q": None if cu_seq_lens_q is None else torch.ones_like(cu_seq_lens_q[1:-1]),
+    }
+    for name, marks in begins.items():
+        if marks is not None and has_values(marks) and bool(marks.any()):
+            raise ValueError(f"`{name}` must not mark several sequences in a row: each row gets one label")
 
 
 def make_classifier(config: QRNNClassifierConfig) -> tuple[nn.Module, nn.Module]:
@@ -1229,7 +1236,9 @@ class QRNNForSequenceClassification(QRNNPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        check_not_packed(None if attention_mask is not None or cache is not None else position_ids, kwargs)
+        is_unmarked = attention_mask is None and cache is None  # otherwise positions mark no boundaries
+        marks = {name: kwargs.get(name) for name in ("seq_idx", "cu_seq_lens_q")}
+        check_not_packed(position_ids if is_unmarked else None, **marks)
         hidden_states = outputs.last_hidden_state
         is_real = token_mask(attention_mask, *hidden_states.shape[:2])
         pooled = read_out(hidden_states, is_real, self.config.classifier_pooling, self.config.bidirectional)

@@ -465,7 +465,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             )
         if keys.shape[2] != source_len:
             raise ValueError(
-                f"`cache` must be of the same source: that has {keys.shape[2]} tokens, and this one {source_len}"
+                f"`cache` does not fit: it holds a source of {keys.shape[2]} tokens, this source has {source_len}"
             )
         return cache
 

@@ -68,7 +68,8 @@ class QRNNTimeSeriesPredictionOutput(ModelOutput):
     loss: torch.Tensor | None = None
     """0-dim, if there are future values."""
     prediction_outputs: torch.Tensor | None = None
-    """`(batch, prediction_length, channels)`, the forecast: the mean, or the median of `"mae"` and `"quantile"`."""
+    """`(batch, prediction_length, channels)`, the forecast: the mean, or the median of `"mae"` and `"quantile"`, or
+    of quantiles on one side of it the nearest."""
     params: tuple[torch.Tensor, ...] | None = None
     """What the head says in the scale of the model: of a distribution each parameter, `(batch, prediction_length,
     channels)`; the quantiles, with one more dimension; or the forecast."""

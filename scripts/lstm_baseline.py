@@ -93,7 +93,8 @@ class LSTMLayer(nn.Module):
         return_ungated=False,
         return_history=False,
     ):
-        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN).
+        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN), but
+        for a single one, which leaves the state as it is.
 
         What enters the gates of a QRNN's decoder, `(batch, 2 * hidden)`, is the first state here, as is usual.
         """
@@ -111,7 +112,9 @@ class LSTMLayer(nn.Module):
         output, (c, h) = self._run(x, state)
         if attention_mask is not None:
             ends_in_pad = ~attention_mask[:, -1:]
-            c, h = c.masked_fill(ends_in_pad, torch.nan), h.masked_fill(ends_in_pad[..., None], torch.nan)
+            is_skipped = x.shape[1] == 1 and state is not None
+            held = state if is_skipped else (c.new_tensor(torch.nan), h.new_tensor(torch.nan))
+            c, h = torch.where(ends_in_pad, held[0], c), torch.where(ends_in_pad[..., None], held[1], h)
         return (output, None) if return_ungated else output, (c, h)
 
     def _run(self, x, state):

@@ -67,7 +67,7 @@ from command_line import (
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from recipes import ROOT, SettingsParser, load_settings, read_settings
+from recipes import ROOT, SettingsParser, hide_token, load_settings, read_settings
 from results import MODEL_CARD, describe_device, describe_versions, push
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
@@ -149,6 +149,8 @@ def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments
         parser = SettingsParser(TrainingArguments, prog=args.training_config.name, allow_abbrev=False)
         options = parser.as_options(settings | {"output_dir": str(args.output_dir)})
         (training_args,) = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
+    hide_token(training_args)
+    settings.pop("hub_token", None)
     return training_args, settings
 
 
@@ -349,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = trainer.train().metrics
     check_weights(trainer)
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
-    trainer.save_model(_internal_call=True)  # without a push, which comes at the end, with the card
+    trainer.save_model()
     if not trainer.is_world_process_zero():
         return
 

@@ -137,7 +137,7 @@ def read_recipe(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads.
 
-    As it reads for one device: the batches of several are one together.
+    As it reads for one device: the batches of several are one together. The model is always named, for it is a file.
     """
     parser = RecipeParser(argument_classes, description)
     recipe = parser.parse_args(argv).recipe
@@ -156,14 +156,17 @@ def read_recipe(
     hide_token(training)
     set_arithmetic(chosen["float32_matmul_precision"], training)
     del chosen["hub_token"]
-    return arguments, {name: as_yaml(value) for name, value in chosen.items() if value != defaults[name]}
+    kept = {name for name, value in chosen.items() if value != defaults[name] or name == "model_config"}
+    return arguments, {name: as_yaml(value) for name, value in chosen.items() if name in kept}
 
 
 def as_yaml(value: Any) -> Any:
     """What the command line made a path or one of several choices, as it reads."""
     if isinstance(value, list):
         return [as_yaml(part) for part in value]
-    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
 def load_settings(file: Path, known: set[str]) -> dict[str, Any]:
@@ -292,6 +295,7 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     """
     if settings.get("init_from") is not None and Path(settings["init_from"]).resolve() == folder.resolve():
         stop(f"--init-from {settings['init_from']}: it is --output-dir, where the new model would take its place")
+    check_holds_no_summary(folder)
     digests = {name: digest(path, folder) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
@@ -308,9 +312,15 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
 
 
 def check_holds_no_run(folder: Path) -> None:
-    """The runs of a folder with several each have one of their own within it; its scores are those of all together."""
+    """Where several runs each have a folder of their own within this one, its scores are those of all together."""
     if (folder / "recipe.yaml").is_file():
         stop(f"{folder} holds a run of its own, whose scores would be lost: choose another --output-dir")
+
+
+def check_holds_no_summary(folder: Path) -> None:
+    """The same the other way round."""
+    if (folder / "scores.json").is_file() and not (folder / "recipe.yaml").is_file():
+        stop(f"{folder} holds the scores of several runs, which would be lost: choose another --output-dir")
 
 
 def write_changed(file: Path, text: str) -> None:

@@ -226,7 +226,8 @@ def hold_out_each(
 ) -> None:
     """Train a model for each held-out value, in a folder of its own. Those trained before are only scored."""
     folder, scores = Path(training.output_dir), {}
-    check_holds_no_run(folder)
+    if data.held_out_value is None:
+        check_holds_no_run(folder)
     for value, splits in hold_out(rows, names, data, training.seed).items():
         training = copy.copy(training)
         training.output_dir = str(folder / folder_name(value))

@@ -285,7 +285,8 @@ def cross_validate(
 ) -> None:
     """Train a model for each fold, in a folder of its own. Those that were trained before are only scored."""
     folder, scores = Path(training.output_dir), []
-    check_holds_no_run(folder)
+    if data.fold is None:
+        check_holds_no_run(folder)
     for number, splits in enumerate(cut_into_folds(rows, names, data, training.seed), start=1):
         if data.fold not in (None, number):
             continue

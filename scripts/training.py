@@ -173,7 +173,7 @@ class ResumableTrainer(Trainer):
         return position
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        """As in `Trainer`, which also misses what a checkpoint holds under the name of the weights it is tied to."""
+        """As in `Trainer`, which also calls weights missing that a checkpoint holds under the name of their twins."""
         tied = getattr(self.model, "all_tied_weights_keys", {})
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
@@ -181,8 +181,8 @@ class ResumableTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, which would train on nothing if what is dropped of the last batch is all that there is."""
         batches = super().get_train_dataloader()
-        if len(batches) == 0:
-            stop("--dataloader-drop-last leaves nothing to train on: there are fewer rows than a batch has")
+        if len(batches) == 0 and self.args.dataloader_drop_last:
+            stop("--dataloader-drop-last leaves nothing to train on: the batches of all devices need more rows")
         return batches
 
     def _get_train_sampler(self, *args, **kwargs) -> Sampler | None:
@@ -202,6 +202,9 @@ class ResumableTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
+    def push_to_hub(self, *args, **kwargs) -> None:
+        """Not whenever the model is saved: `results.push` does it at the end, with the scores and the card."""
+
     def _run_epoch(self, *args, **kwargs):
         """As in `Trainer`, which takes a step too many if a run that ended within an epoch is resumed from its end."""
         if self.state.global_step < self.state.max_steps:
@@ -213,7 +216,7 @@ def train_to_the_end(trainer: Trainer) -> None:
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     check_weights(trainer)
-    trainer.save_model(_internal_call=True)  # without a push, which comes at the end, with the scores and the card
+    trainer.save_model()
 
 
 def check_weights(trainer: Trainer) -> None:

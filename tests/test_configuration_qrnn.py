@@ -543,8 +543,6 @@ class TestTimeSeries:
             ({"quantiles": [0.5, 0.5]}, ["`quantiles`", "[0.5, 0.5]"]),
             ({"quantiles": [0.0, 0.5]}, ["`quantiles`", "[0.0, 0.5]"]),
             ({"quantiles": []}, ["`quantiles`", "[]"]),
-            ({"loss": "quantile", "quantiles": [0.7, 0.9]}, ["`quantiles`", "enclose 0.5", "[0.7, 0.9]"]),
-            ({"loss": "quantile", "quantiles": [0.1, 0.2]}, ["`quantiles`", "enclose 0.5", "[0.1, 0.2]"]),
             (COUNTS, ["`scaling`", "'mean' or None", "got 'std'"]),
             ({**COUNTS, "scaling": "mean", "value_loc": [1.0]}, ["`value_loc` None", "[1.0]"]),
         ],

@@ -567,9 +567,11 @@ def test_prompts_that_end_in_pads_are_refused(model, options):
     """The next token would be told from a pad."""
     prompts = {name: part.flip(1) for name, part in padded_prompts().items()}
     with pytest.raises(
-        ValueError, match=r"`attention_mask` must not end in pads, .* on the left, and leave out rows that have"
+        ValueError, match=r"`attention_mask` must not end in pads, .* pads on its left; leave out rows that have"
     ):
         model.generate(**prompts, max_new_tokens=2, **options)
+    with pytest.raises(ValueError, match=r"made from `pad_token_id`"):
+        model.generate(prompts["input_ids"], max_new_tokens=2, **options)
     in_between = torch.cat([prompts["attention_mask"], torch.ones(3, 1)], dim=1)
     ids = torch.cat([prompts["input_ids"], torch.ones(3, 1, dtype=torch.long)], dim=1)
     if "prompt_lookup_num_tokens" not in options:  # of a single row

@@ -856,7 +856,8 @@ def test_a_packed_row_has_no_single_label(mark, redraw):
         model(**packed)
     alone = torch.tensor([[1, 2, 3]])
     positions = torch.arange(3)[None]
-    assert torch.equal(model(alone, position_ids=positions).logits, model(alone).logits)
+    own_marks = {"position_ids": positions, "seq_idx": torch.ones_like(alone), "cu_seq_lens_q": torch.tensor([0, 3])}
+    assert torch.equal(model(alone, **{mark: own_marks[mark]}).logits, model(alone).logits)
     padded = model(F.pad(alone, (2, 0)), torch.tensor([[0, 0, 1, 1, 1]]), F.pad(positions, (2, 0)))
     torch.testing.assert_close(padded.logits, model(alone).logits)
 

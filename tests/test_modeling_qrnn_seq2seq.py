@@ -478,7 +478,7 @@ def test_a_cache_of_other_sources_is_refused():
     batch = make_batch()
     cache = model(**batch).cache
     batch["input_ids"], batch["attention_mask"] = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
-    with pytest.raises(ValueError, match=r"`cache` must be of the same source: that has 7 tokens, and this one 6"):
+    with pytest.raises(ValueError, match=r"`cache` does not fit: it holds a source of 7 tokens, this source has 6"):
         model(**batch, cache=cache)
 
 

@@ -27,10 +27,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, get_token
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from program_runs import run_card
 
@@ -125,6 +125,27 @@ def test_card(finished):
     assert "the file `text.txt`" in card.text
     run_card(folder)
     assert "{{" not in card.text and "{%" not in card.text
+
+
+def test_the_card_is_pushed_last(quickstart, tiny_options, tmp_path, monkeypatch):
+    """In one upload, without the card that Trainer writes when it pushes; and no file holds the secret."""
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    calls = []
+
+    def upload(repo_id, folder_path, **_):
+        assert "held-out bits per byte" in Path(folder_path, "README.md").read_text()
+        calls.append(f"{repo_id} by {get_token()}")
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/my-model"))
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **_: calls.append("all of Trainer"))
+    monkeypatch.setattr("results.upload_folder", upload)
+    settings = {"push_to_hub": True, "hub_token": "hf_secret", "use_cpu": True, "report_to": "none"}
+    (tmp_path / "pushed.yaml").write_text(json.dumps(settings))
+    folder = tmp_path / "my-model"
+    quickstart.main([*tiny_options, "--training-config", str(tmp_path / "pushed.yaml"), "--output-dir", str(folder)])
+    assert calls == ["me/my-model by hf_secret"]
+    assert not [file.name for file in folder.iterdir() if file.is_file() and b"hf_secret" in file.read_bytes()]
 
 
 def test_card_of_the_project_is_valid():

@@ -129,6 +129,18 @@ def test_a_model_is_not_trained_in_its_own_place(tmp_path, monkeypatch):
     keep_settings({"init_from": "model"}, Path("model/tuned"))
 
 
+def test_a_file_of_the_model_may_not_change(tmp_path):
+    """Nor the one that a program has for its default."""
+    assert read(tmp_path)["model_config"] == "qrnn-small"
+
+
+def test_one_run_does_not_replace_the_scores_of_several(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(SystemExit, match="holds the scores of several runs, which would be lost: choose another"):
+        keep_settings({"seed": 1}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
 def test_several_runs_do_not_replace_the_scores_of_one(tmp_path):
     check_holds_no_run(tmp_path)
     keep_settings({"seed": 1}, tmp_path / "fold-1")

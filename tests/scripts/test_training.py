@@ -22,7 +22,7 @@ from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
@@ -166,25 +166,23 @@ def test_there_is_something_to_train_on(tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_only_weights_that_are_missing_are_told(tmp_path, caplog):
+def test_only_weights_that_are_missing_are_told(tmp_path, caplog, monkeypatch):
     """A checkpoint holds tied weights once."""
     trainer = make_trainer(tmp_path)
     trainer.model = QRNNForCausalLM(QRNNConfig(vocab_size=5, hidden_size=4, tie_word_embeddings=True))
-    propagate = logging.get_logger("transformers").propagate
-    logging.enable_propagation()
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
     trainer._issue_warnings_after_load(_IncompatibleKeys(["lm_head.weight"], []))
     assert caplog.text == ""
     trainer._issue_warnings_after_load(_IncompatibleKeys(["lm_head.weight", "lm_head.bias"], []))
-    logging.get_logger("transformers").propagate = propagate
     assert "missing keys in the checkpoint model loaded: ['lm_head.bias']" in caplog.text
 
 
 def test_the_end_is_saved_and_not_pushed(tmp_path, monkeypatch):
     """What is pushed is pushed with its scores and its card."""
     calls = []
-    monkeypatch.setattr(ResumableTrainer, "init_hf_repo", lambda self, **_: None)
-    monkeypatch.setattr(ResumableTrainer, "_push_from_checkpoint", lambda self, folder: None)
-    monkeypatch.setattr(ResumableTrainer, "push_to_hub", lambda self, **_: calls.append(self))
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: None)
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **_: calls.append(self))
     train_to_the_end(make_trainer(tmp_path, max_steps=1, push_to_hub=True))
     assert (tmp_path / "model.safetensors").is_file() and calls == []
 
