@@ -295,7 +295,6 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
     """
     if settings.get("init_from") is not None and Path(settings["init_from"]).resolve() == folder.resolve():
         stop(f"--init-from {settings['init_from']}: it is --output-dir, where the new model would take its place")
-    check_holds_no_summary(folder)
     digests = {name: digest(path, folder) for name, path in find_inputs(settings).items()}
     with one_line_error(f"--output-dir {folder}", OSError):
         if last_complete_checkpoint(folder) is not None:
@@ -306,6 +305,7 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
                 )
             check_unchanged(folder / "recipe.yaml", settings, "settings", folder)
             check_unchanged(folder / "digests.yaml", digests, "data", folder)
+        check_holds_no_summary(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("recipe", settings), ("digests", digests)):
             write_changed(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=True))
