@@ -171,9 +171,9 @@ class QRNNPatchEmbedding(nn.Module):
             nn.Embedding(config.num_input_channels, config.hidden_size) if config.channel_embedding else None
         )
 
-    def num_rows(self, values: torch.Tensor) -> int:
-        """How many sequences `(batch, length, channels)` values are to the QRNN."""
-        return values.shape[0] * (1 if self.is_mixed else values.shape[2])
+    def rows_per_series(self, channels: int) -> int:
+        """How many sequences the variables of a series are to the QRNN."""
+        return 1 if self.is_mixed else channels
 
     def forward(
         self,
@@ -330,7 +330,7 @@ class QRNNTimeSeriesModel(QRNNTimeSeriesPreTrainedModel):
                 f"`loc` and `scale` must have the shape (batch, channels) = {expected}, got {tuple(loc.shape)} and "
                 f"{tuple(scale.shape)}"
             )
-        rows = self.embedding.num_rows(values)
+        rows = values.shape[0] * self.embedding.rows_per_series(values.shape[2])
         self._check_cache(cache, use_cache, rows)
         is_continued = cache is not None and cache.layers[0].has_previous_state[0]
         if is_continued and values.shape[1] % self.config.patch_length:
@@ -542,7 +542,6 @@ class QRNNTimeSeriesGenerationMixin:
     model: QRNNTimeSeriesModel
     output: Head
     is_direct: bool
-    rows_per_series: int
     _forecast: Callable[..., Any]
     _coming_features: Callable[..., Any]
     _patches: Callable[..., Any]
@@ -615,7 +614,7 @@ class QRNNTimeSeriesGenerationMixin:
 
         # The rows of each series side by side, path by path, as if each path were a series of the batch
         rows = torch.arange(outputs.last_hidden_state.shape[0], device=values.device)
-        rows = rows.view(batch_size, 1, self.rows_per_series)
+        rows = rows.view(batch_size, 1, self.model.embedding.rows_per_series(values.shape[2]))
         rows = rows.expand(-1, n_paths, -1).flatten()
         cache, hidden_states = outputs.cache, outputs.last_hidden_state[rows, -1:]
         for layer in cache.layers:
@@ -670,7 +669,6 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         self.output = make_head(config)
         self.is_direct = config.horizon == "direct"
         self.row_channels = config.num_input_channels if config.channel_mode == "mixed" else 1
-        self.rows_per_series = config.num_input_channels // self.row_channels
         state_size = config.num_head_states * config.output_size
         width = self.row_channels * self.output.num_params  # of each value
         self.head = nn.Linear(
@@ -760,7 +758,8 @@ class QRNNForTimeSeriesPrediction(QRNNTimeSeriesGenerationMixin, QRNNTimeSeriesP
         raw = self.head(state).squeeze(1).unflatten(1, (self.config.prediction_length, -1))
         if self.covariate_head is not None:
             features = future_time_features.to(raw.dtype)
-            features = features.repeat_interleave(self.rows_per_series, dim=0)
+            n_rows = self.model.embedding.rows_per_series(outputs.loc.shape[1])
+            features = features.repeat_interleave(n_rows, dim=0)
             raw = raw + self.covariate_head(state.squeeze(1), features).to(raw.device)
         return outputs, self._params(raw, outputs.loc)
 
