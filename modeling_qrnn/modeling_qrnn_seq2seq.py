@@ -418,7 +418,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
             `cross_attentions`, each `(batch, heads, target_len, source_len)`.
 
         Raises:
-            ValueError: for a shape that does not fit, or a cache of another model or batch size.
+            ValueError: for a shape that does not fit, or a cache of another model, batch size or length of the source.
         """
         batch_size, target_len, _ = inputs_embeds.shape
         self._check_source(encoder_hidden_states, encoder_last_states, batch_size)
@@ -550,8 +550,8 @@ class QRNNSeq2SeqModel(QRNNSeq2SeqPreTrainedModel):
 
         Raises:
             ValueError: for tokens outside the vocabulary (on a CPU; elsewhere the device says so), a shape that does
-                not fit, an empty sequence, both or neither of tokens and embeddings, a cache of another model or batch
-                size, or `encoder_outputs` without the encoder's last states.
+                not fit, an empty sequence, both or neither of tokens and embeddings, a cache of another model, batch
+                size or length of the source, or `encoder_outputs` without the encoder's last states.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(

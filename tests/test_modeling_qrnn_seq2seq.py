@@ -470,6 +470,13 @@ def test_bad_input_is_refused(change, message):
         QRNNForConditionalGeneration(make_config())(**(make_batch() | change))
 
 
+def test_a_prompt_of_the_decoder_does_not_end_in_pads():
+    batch = make_batch()
+    assert not batch["decoder_attention_mask"][:, -1].all()
+    with pytest.raises(ValueError, match="`decoder_attention_mask` must not end in pads"):
+        QRNNForConditionalGeneration(make_config()).generate(**batch, max_new_tokens=2)
+
+
 def test_a_cache_of_other_sources_is_refused():
     model, cache = QRNNSeq2SeqModel(make_config()), cache_of(2)
     cache.self_attention_cache = DynamicCache(config=model.config)
