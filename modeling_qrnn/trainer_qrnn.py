@@ -287,7 +287,10 @@ class QRNNTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`; where FSDP cuts checkpoints into shards, what is saved by a call of this is whole."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is None or _internal_call:
+        if plugin is None:
+            return super().save_model(output_dir, _internal_call)
+        if _internal_call:  # by the folder each process tells that a checkpoint is there; shards are written later
+            os.makedirs(output_dir, exist_ok=True)
             return super().save_model(output_dir, _internal_call)
         kind = plugin.state_dict_type
         plugin.set_state_dict_type("FULL_STATE_DICT")

@@ -268,6 +268,15 @@ NO_DROPOUT = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output")
 SMALL = {"hidden_size": 8, "num_hidden_layers": 2, **NO_DROPOUT}
 SPOKEN = {"num_mel_bins": 12, "hidden_size": 8, "num_hidden_layers": 1, "stride": 1}
 PROGRAMS = {
+    "train_language_model": {
+        "tokenizer": "character",
+        "model_config": "qrnn-tiny",
+        "model_overrides": {**SMALL, "intermediate_size": 8},
+        "bptt": 8,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+    },
     "train_audio_classifier": {"model_overrides": {**SPOKEN, "bidirectional": True}},
     "train_ctc": {"model_overrides": SPOKEN},
     "train_sequence_classifier": {"tokenizer": "word", "model_config": "tagger", "model_overrides": SMALL},
@@ -322,6 +331,11 @@ def recipe_of(name: str) -> dict[str, Any]:
     return {**files, **steps, **common, **PROGRAMS[name]}
 
 
+def kind_of_shards(name: str) -> str:
+    """`QRNNTrainer` alone takes checkpoints in parts."""
+    return "SHARDED_STATE_DICT" if name == "train_language_model" else "FULL_STATE_DICT"
+
+
 def run_program(name: str, output: str, batch_size: int, fsdp: str | None = None) -> None:
     if fsdp is not None:
         shard(fsdp)
@@ -343,7 +357,7 @@ def run_programs(folder: Path) -> None:
     for name in PROGRAMS:
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe_of(name)))
         importlib.import_module(name)
-        start(2, run_program, name, f"{name}-shards", 4, fsdp="FULL_STATE_DICT")
+        start(2, run_program, name, f"{name}-shards", 4, fsdp=kind_of_shards(name))
         start(1, run_program, name, f"{name}-whole", 8)
 
 
