@@ -33,8 +33,8 @@ from dataclasses import fields
 from pathlib import Path
 
 
-# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
-# times over.
+# Where other programs share the cores, OpenMP threads that spin while they wait slow each step many times over. The
+# variable is read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import datasets

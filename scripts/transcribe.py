@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-# Where other programs share the cores, threads that wait by spinning (read when torch is imported) slow a step many
-# times over.
+# Where other programs share the cores, OpenMP threads that spin while they wait slow each step many times over. The
+# variable is read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
