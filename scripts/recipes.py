@@ -135,9 +135,11 @@ class RecipeParser(SettingsParser):
 def read_recipe(
     argv: Sequence[str] | None, argument_classes: Sequence[type], description: str
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The recipe with the command line's changes: as objects, and what differs from the defaults as it reads.
+    """The recipe with the command line's changes: the argument objects, and the settings that differ from the defaults
+    as YAML would hold them.
 
-    As it reads for one device: the batches of several are one together. The model is always named, for it is a file.
+    The batch size among these is that of all devices together, so that a run may go on on another number of them.
+    `model_config`, where there is one, is always among them, for its file may change.
     """
     parser = RecipeParser(argument_classes, description)
     recipe = parser.parse_args(argv).recipe
@@ -161,7 +163,7 @@ def read_recipe(
 
 
 def as_yaml(value: Any) -> Any:
-    """What the command line made a path or one of several choices, as it reads."""
+    """A parsed value as YAML holds it: paths and enumerations as text."""
     if isinstance(value, list):
         return [as_yaml(part) for part in value]
     if isinstance(value, Enum):
@@ -312,19 +314,19 @@ def keep_settings(settings: dict[str, Any], folder: Path) -> None:
 
 
 def check_holds_no_run(folder: Path) -> None:
-    """Where several runs each have a folder of their own within this one, its scores are those of all together."""
+    """Refuse a folder that holds a run of its own, whose scores the summary of several runs would overwrite."""
     if (folder / "recipe.yaml").is_file():
         stop(f"{folder} holds a run of its own, whose scores would be lost: choose another --output-dir")
 
 
 def check_holds_no_summary(folder: Path) -> None:
-    """The same the other way round."""
+    """Refuse a folder that holds the summary of several runs, which a single run would overwrite."""
     if (folder / "scores.json").is_file() and not (folder / "recipe.yaml").is_file():
         stop(f"{folder} holds the scores of several runs, which would be lost: choose another --output-dir")
 
 
 def write_changed(file: Path, text: str) -> None:
-    """Each process of a run writes the same, and another may be reading: the file is whole at any moment."""
+    """Write a file if its text differs, atomically: all processes of a run write it, and others may be reading."""
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         own = file.with_name(f"{file.name}.{uuid.uuid4().hex}")  # numbers of processes may be equal on two machines
         own.write_text(text, encoding="utf-8")
@@ -340,7 +342,10 @@ def find_inputs(settings: dict[str, Any]) -> dict[str, Path]:
 
 
 def digest(path: Path, output: Path) -> str:
-    """Of a file, or of all files of a folder but those of a run's checkpoints and curves, and the output within it."""
+    """A SHA-256 over a file, or over all files in a folder and their names.
+
+    Left out are the folder's checkpoints, its TensorBoard logs (`runs/`), and the output folder within it.
+    """
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     holds_output = path.resolve() in output.resolve().parents
     whole = hashlib.sha256()
