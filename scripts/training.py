@@ -47,30 +47,49 @@ LEAST = {  # of options that are numbers
 
 
 def check_training(training: TrainingArguments, metrics: set[str], smaller_is_better: bool = False) -> None:
-    """Refuse what would end in a traceback, or go on elsewhere than it stopped.
-
-    Of the metrics other than the loss Transformers takes the greatest for the best, unless told otherwise.
-    """
+    """Refuse what would end in a traceback, or go on elsewhere than it stopped."""
     check_seed(training.seed)
+    check_metric(training, metrics, smaller_is_better)
+    check_numbers(training)
+    check_supported(training)
+    check_duration(training)
+    check_resumable(training)
+
+
+def check_metric(training: TrainingArguments, metrics: set[str], smaller_is_better: bool) -> None:
+    """Of the metrics other than the loss Transformers takes the greatest for the best, unless told otherwise."""
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in {*metrics, "loss"}:
         stop(f"--metric-for-best-model {metric}: the metrics are {', '.join(sorted({*metrics, 'loss'}))}")
     if smaller_is_better and metric in metrics:
         training.greater_is_better = False
+
+
+def check_numbers(training: TrainingArguments) -> None:
     for name, least in LEAST.items():
         value = getattr(training, name, None)
         if value is not None and value < least:
             stop(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def check_supported(training: TrainingArguments) -> None:
     if training.label_names is not None:
         stop("--label-names is not an option here: the programs know what their models learn from")
     if training.use_liger_kernel:
         stop("--use-liger-kernel is not an option here: Liger has no kernels for these models")
+
+
+def check_duration(training: TrainingArguments) -> None:
     if training.max_steps == 0:
         stop("--max-steps must be at least 1, or negative to go by --num-train-epochs, got 0")
     if training.max_steps < 0 and not 0 < training.num_train_epochs < math.inf:
         stop(f"--num-train-epochs must be a number above 0, got {training.num_train_epochs}")
     if training.max_steps > 0 and training.num_train_epochs != TrainingArguments.num_train_epochs:
         print(f"--max-steps {training.max_steps} decides, not --num-train-epochs {training.num_train_epochs:g}")
+
+
+def check_resumable(training: TrainingArguments) -> None:
+    """Refuse what would keep a run that stopped from going on to the same end."""
     if training.resume_from_checkpoint is not None:
         stop("--resume-from-checkpoint: a run goes on by itself, from the last complete checkpoint of --output-dir")
     if training.save_only_model:
