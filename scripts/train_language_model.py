@@ -54,7 +54,7 @@ from text_data import (
     read_splits,
 )
 from tokenization import kind_for, kind_of, report_unknown, train_tokenizer
-from training import NO_VALIDATION, ResumableTrainer, check_training, train_to_the_end
+from training import HAS_VALIDATION, NO_VALIDATION, ResumableTrainer, check_training, train_to_the_end
 
 
 @dataclass
@@ -86,7 +86,7 @@ def read_documents(data: DataArguments, kind: str) -> dict[str, list[str]]:
     documents = {split: read_column(name, rows, data.text_column) for split, (name, rows) in splits.items()}
     if data.validation_share:
         if "validation" in documents:
-            stop("--validation-share must be 0: the data have a validation split of their own")
+            stop(HAS_VALIDATION)
         documents["train"], documents["validation"] = split_documents(documents["train"], data.validation_share)
     for split in ("train", "validation"):
         if split not in documents:

@@ -35,6 +35,7 @@ from results import report, write_scores
 
 
 NO_VALIDATION = "no validation rows: give --validation-file, --validation-split of a --dataset or --validation-share"
+HAS_VALIDATION = "--validation-share must be 0: the data have a validation split of their own"
 LEAST = {  # of options that are numbers
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -128,7 +129,7 @@ def with_validation(
     """
     if share:
         if "validation" in splits:
-            stop("--validation-share must be 0: the data have a validation split of their own")
+            stop(HAS_VALIDATION)
         rows = splits["train"]
         labels = None if names is None else rows["label"][:]
         with one_line_error(f"--validation-share {share}", ValueError):
