@@ -14,7 +14,7 @@
 """The rows that the programs train on: the splits of a dataset on the Hub, or files."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,11 @@ def choose_splits(data: SourceArguments, available: Sequence[str]) -> dict[str, 
             stop(f"--dataset {data.dataset}: there is no {name} split; the splits are {', '.join(available)}")
     names = {split: split if name is None else name for split, name in chosen.items()}
     return {split: name for split, name in names.items() if name in available and name != "none"}
+
+
+def held_out_splits(splits: Container[str]) -> list[str]:
+    """Those of validation and test that there are, in this order."""
+    return [split for split in SPLITS[1:] if split in splits]
 
 
 def open_file(path: str, sample_by: str) -> Iterable[dict]:

@@ -54,7 +54,7 @@ from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
 from recipes import check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
-from text_data import SPLITS, describe_source, read_splits
+from text_data import describe_source, held_out_splits, read_splits
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
@@ -154,8 +154,9 @@ def score_baseline(encoded: dict[str, list[dict]], extractor: QRNNFeatureExtract
     labels = {split: [row["labels"] for row in rows] for split, rows in encoded.items()}
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(vectors["train"], labels["train"])
-    held_out = [split for split in SPLITS[1:] if split in encoded]
-    return {split: measure_labels(labels[split], classifier.predict(vectors[split])) for split in held_out}
+    return {
+        split: measure_labels(labels[split], classifier.predict(vectors[split])) for split in held_out_splits(encoded)
+    }
 
 
 def write_sample(folder: Path, row: dict[str, Any], sampling_rate: int, names: Sequence[str]) -> str:
@@ -192,7 +193,7 @@ def train(
 
     trainer = make_trainer(model, training, extractor, encoded, DataCollatorWithPadding(extractor), measure)
     train_to_the_end(trainer)
-    held_out = [split for split in SPLITS[1:] if split in encoded]
+    held_out = held_out_splits(encoded)
     scored = {split: score_labels(trainer, split, encoded[split], names, "recordings") for split in held_out}
     scores = {split: result for split, (result, _) in scored.items()}
     baselines = {BASELINE: score_baseline(encoded, extractor)}

@@ -52,7 +52,7 @@ from modeling_qrnn import QRNNForCTC, QRNNProcessor
 from recipes import keep_settings, read_recipe, write_changed
 from results import describe_run, publish
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
-from text_data import SPLITS, a_text_with_words, describe_source, read_splits
+from text_data import SPLITS, a_text_with_words, describe_source, held_out_splits, read_splits
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
@@ -249,7 +249,7 @@ def train(
     by_texts = functools.partial(measure, tokenizer=processor.tokenizer)
     trainer = make_trainer(model, training, processor, encoded, processor.collate, by_texts)
     train_to_the_end(trainer)
-    held_out = [split for split in SPLITS[1:] if split in encoded]
+    held_out = held_out_splits(encoded)
     scores = {split: score(trainer, split, encoded[split]) for split in held_out}
     last = held_out[-1]
     if not model.config.bidirectional:  # by each process, for each may have but a part of the weights

@@ -46,10 +46,10 @@ from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from text_data import (
-    SPLITS,
     TextArguments,
     check_text_arguments,
     describe_source,
+    held_out_splits,
     read_column,
     read_splits,
 )
@@ -252,8 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train_to_the_end(trainer)
     scores = {
         split: score(trainer, split, scored[split], texts[split], documents[split], data)
-        for split in SPLITS[1:]
-        if split in scored
+        for split in held_out_splits(scored)
     }
     if trainer.is_world_process_zero():
         write_scores(scores, folder)

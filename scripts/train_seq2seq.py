@@ -64,12 +64,12 @@ from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, report
 from text_data import (
-    SPLITS,
     TextArguments,
     a_text,
     a_text_with_words,
     check_text_arguments,
     describe_source,
+    held_out_splits,
     read_columns,
     read_splits,
 )
@@ -436,9 +436,7 @@ def train(
     trainer.add_callback(timer)
     train_to_the_end(trainer)
     scored = {
-        split: score(trainer, split, splits[split], encoded[split], data, writing)
-        for split in SPLITS[1:]
-        if split in splits
+        split: score(trainer, split, splits[split], encoded[split], data, writing) for split in held_out_splits(splits)
     }
     if trainer.is_world_process_zero():
         scores = {split: result for split, (result, _) in scored.items()}

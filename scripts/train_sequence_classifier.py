@@ -58,11 +58,11 @@ from models import make_model
 from recipes import ModelArguments, check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, write_scores
 from text_data import (
-    SPLITS,
     TextArguments,
     a_text,
     check_text_arguments,
     describe_source,
+    held_out_splits,
     read_columns,
     read_splits,
 )
@@ -251,7 +251,7 @@ def train(
     collator, options = DataCollatorWithPadding(tokenizer), transfer_options(model, transfer, training)
     trainer = make_trainer(model, training, tokenizer, encoded, collator, measure, **options)
     train_to_the_end(trainer)
-    held_out = [split for split in SPLITS[1:] if split in encoded]
+    held_out = held_out_splits(encoded)
     scored = {split: score_labels(trainer, split, encoded[split], names, "texts") for split in held_out}
     scores = {split: result for split, (result, _) in scored.items()}
     if trainer.is_world_process_zero():

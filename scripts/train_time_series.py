@@ -51,11 +51,10 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import MISTAKES, ArchitectureArguments, keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
-from text_data import UNREADABLE, check_header, without_index
+from text_data import SPLITS, UNREADABLE, check_header, held_out_splits, without_index
 from training import ResumableTrainer, check_training, train_to_the_end
 
 
-SPLITS = ("train", "validation", "test")
 SHARES = {"validation_share": 0.1, "test_share": 0.2}  # of all rows, if neither these nor numbers of rows are given
 
 
@@ -391,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer = train(model, training, windows)
     std, device = model.config.value_scale, model.device
     forecast = forecast_by(model.eval())
-    scores = {split: score(forecast, windows[split], std, device) for split in SPLITS[1:]}
+    scores = {split: score(forecast, windows[split], std, device) for split in held_out_splits(windows)}
     baselines = score_baselines(data, windows["test"], std, device)
     if model_args.linear_learning_rate:
         linear = train_linear(model.config, model_args.linear_learning_rate, training, windows)

@@ -58,11 +58,11 @@ from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish
 from text_data import (
-    SPLITS,
     TextArguments,
     a_text_with_words,
     check_text_arguments,
     describe_source,
+    held_out_splits,
     read_columns,
     read_splits,
 )
@@ -246,7 +246,7 @@ def train(
     collator, by_names = DataCollatorForTokenClassification(tokenizer), functools.partial(measure, names=names)
     trainer = make_trainer(model, training, tokenizer, encoded, collator, by_names)
     train_to_the_end(trainer)
-    scored = {split: score(trainer, split, encoded[split], names) for split in SPLITS[1:] if split in encoded}
+    scored = {split: score(trainer, split, encoded[split], names) for split in held_out_splits(encoded)}
     scores, metric = {split: result for split, (result, _) in scored.items()}, "f1" if is_iob2(names) else "accuracy"
     if trainer.is_world_process_zero():
         write_results(trainer, scores, metric)
