@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from command_line import one_line_error
 from lstm_baseline import LSTM_CLASSES, equal_lstm
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
-from recipes import MISTAKES, TOKEN_IDS, ModelArguments, make_config, overrides_of
+from recipes import MISTAKES, TOKEN_IDS, ModelArguments, make_config, overrides_of, read_model_config
 
 
 def make_model(
@@ -48,10 +48,7 @@ def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
         overrides = overrides_of(model_args, config_class, {"vocab_size", *TOKEN_IDS, *fixed})
     with one_line_error(f"--init-from {folder}", OSError, RuntimeError, SafetensorError, *MISTAKES):
-        settings = config_class.get_config_dict(folder)[0]
-        if settings.get("model_type") != config_class.model_type:
-            raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
-        config = config_class.from_dict({**settings, **overrides, **fixed})
+        config = config_class.from_dict({**read_model_config(folder, config_class), **overrides, **fixed})
         options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
         model, found = model_class.from_pretrained(folder, config=config, **options)
         found["mismatched_keys"] = [name for name, *_ in found["mismatched_keys"]]

@@ -67,7 +67,7 @@ from command_line import (
 from curves import plot_loss, points
 from language_modeling import bits, write_sample
 from modeling_qrnn import QRNNConfig, QRNNForCausalLM
-from recipes import ROOT, SettingsParser, hide_token, load_settings, read_settings
+from recipes import ROOT, SettingsParser, hide_token, load_settings, read_model_config
 from results import MODEL_CARD, describe_device, describe_versions, push
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_processes(training_args.world_size)
     check_seed(training_args.seed)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
-        config = QRNNConfig.from_dict(read_settings(args.model_config, QRNNConfig))
+        config = QRNNConfig.from_dict(read_model_config(args.model_config, QRNNConfig))
     set_seed(training_args.seed)
 
     text, source = read_text(args)

@@ -233,14 +233,14 @@ def make_config(
         of_tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
         of_data = {"vocab_size": len(tokenizer), **of_tokens, **fixed}
         overrides = overrides_of(model_args, config_class, of_data)
-        return config_class.from_dict({**read_settings(path, config_class), **overrides, **of_data})
+        return config_class.from_dict({**read_model_config(path, config_class), **overrides, **of_data})
 
 
-def read_settings(path: Path, config_class: type[PreTrainedConfig]) -> dict[str, Any]:
-    """A model configuration as it reads, which must be one of that class."""
+def read_model_config(path: str | Path, config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The model configuration in a file, or in a model's folder, as it reads; it must be one of that class."""
     settings = config_class.get_config_dict(path)[0]
     if settings.get("model_type") != config_class.model_type:
-        raise ValueError(f"it is of a {settings.get('model_type')!r}, not of a {config_class.model_type!r}")
+        raise ValueError(f"it holds a {settings.get('model_type')!r}, not a {config_class.model_type!r}")
     return settings
 
 

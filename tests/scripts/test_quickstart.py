@@ -283,7 +283,7 @@ MISTAKES = {
     "wrong training value": (["--training-config", "fast.yaml"], "argument --learning_rate/--learning-rate: invalid"),
     "training setting twice": (["--training-config", "twice.yaml"], "names that stand twice: seed"),
     "training config of no settings": (["--training-config", "short.txt"], "not a mapping of `name: value`"),
-    "another model": (["--model-config", "other.json"], "it is of a 'qrnn_speech', not of a 'qrnn'"),
+    "another model": (["--model-config", "other.json"], "it holds a 'qrnn_speech', not a 'qrnn'"),
     "a package": (
         ["--train-file", "text.txt", "--training-config", "wandb.yaml", "--model-config", "tiny.json"],
         "wandb",

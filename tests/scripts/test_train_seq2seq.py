@@ -298,7 +298,7 @@ MISTAKES = {
         ["--predict-with-generate", "false", "--metric-for-best-model", "bleu"],
         "bleu needs --predict-with-generate",
     ),
-    "other model": (["--model-config", "qrnn-tiny"], "it is of a 'qrnn', not of a 'qrnn_seq2seq'"),
+    "other model": (["--model-config", "qrnn-tiny"], "it holds a 'qrnn', not a 'qrnn_seq2seq'"),
     "another script": (
         ["--task", "summarization", "--test-file", "russian.jsonl", "--metric-for-best-model", "rouge1"],
         "russian.jsonl: of the letters of its summaries ROUGE counts 0%, a to z: give --metric-tokenizer",
