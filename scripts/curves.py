@@ -29,9 +29,14 @@ def points(history: Iterable[dict], name: str) -> Points:
 
 
 def plot_loss(
-    trained: Points, measured: Points, unit: str, path: Path, baselines: dict[str, float] | None = None
+    trained: Points,
+    measured: Points,
+    unit: str,
+    path: Path,
+    baselines: dict[str, float] | None = None,
+    title: str = "Loss of the QRNN language model",
 ) -> None:
-    """Training and held-out loss of a language model over the steps, beside constant baselines."""
+    """Training and held-out loss over the steps, beside constant baselines."""
     if not trained and not measured:
         return
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -39,7 +44,7 @@ def plot_loss(
     draw_loss(axes, trained, measured)
     for (name, value), linestyle in zip((baselines or {}).items(), ("--", ":"), strict=False):
         axes.axhline(value, color="dimgray", linestyle=linestyle, label=f"held out, {name}: {value:.2f}")
-    finish(axes, unit, "Loss of the QRNN language model")
+    finish(axes, unit, title)
     figure.savefig(path, dpi=150)
 
 
@@ -64,13 +69,8 @@ def plot_training(history: Sequence[dict], metric: str, path: Path, choose: Call
 def plot_forecaster(history: Sequence[dict], path: Path) -> None:
     """Training and held-out loss of a model of time series over the steps."""
     trained, measured = points(history, "loss"), points(history, "eval_loss")
-    if not trained and not measured:
-        return
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    draw_loss(axes, trained, measured)
-    finish(axes, "loss, in units of the training rows", "Loss of the QRNN that forecasts")
-    figure.savefig(path, dpi=150)
+    unit = "loss, in units of the training rows"
+    plot_loss(trained, measured, unit, path, title="Loss of the QRNN that forecasts")
 
 
 def draw_loss(axes: Axes, trained: Points, measured: Points) -> None:
