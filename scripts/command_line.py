@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from accelerate import PartialState
 
@@ -26,7 +27,7 @@ from accelerate import PartialState
 class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are one line, without the usage text in front."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
@@ -42,7 +43,7 @@ def existing_file(value: str) -> Path:
     return Path(value)
 
 
-def stop(message: object) -> None:
+def stop(message: object) -> NoReturn:
     """End the program with one line."""
     sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}")
 
