@@ -216,6 +216,11 @@ LSTM_CLASSES = {
 }
 
 
+def in_architecture(model: QRNNPreTrainedModel, architecture: str) -> QRNNPreTrainedModel:
+    """The model itself, or the LSTM of equal size."""
+    return model if architecture == "qrnn" else equal_lstm(model)
+
+
 def equal_lstm(model: QRNNPreTrainedModel) -> LSTMInEachLayer:
     """The LSTM of the same depth and with the same head that has about as many parameters as the model."""
     config, n_parameters = model.config, model.num_parameters()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from command_line import one_line_error
-from lstm_baseline import LSTM_CLASSES, equal_lstm
+from lstm_baseline import LSTM_CLASSES, in_architecture
 from modeling_qrnn.modeling_qrnn import QRNNPreTrainedModel
 from recipes import MISTAKES, TOKEN_IDS, ModelArguments, make_config, overrides_of, read_model_config
 
@@ -36,7 +36,7 @@ def make_model(
     config = make_config(model_args, tokenizer, model_class.config_class, **fixed)
     with one_line_error(f"--model-config {model_args.model_config}", ValueError):
         model = model_class(config)
-    return model if model_args.architecture == "qrnn" else equal_lstm(model)
+    return in_architecture(model, model_args.architecture)
 
 
 def load_body(model_class: type[QRNNPreTrainedModel], model_args: ModelArguments, **fixed: Any) -> QRNNPreTrainedModel:

@@ -20,7 +20,7 @@ import numpy as np
 from datasets import Dataset
 
 from command_line import one_line_error
-from lstm_baseline import equal_lstm
+from lstm_baseline import in_architecture
 from modeling_qrnn import QRNNFeatureExtractor, QRNNSpeechConfig
 from modeling_qrnn.modeling_qrnn_speech import QRNNSpeechPreTrainedModel
 from recipes import MISTAKES, ArchitectureArguments, overrides_of
@@ -59,7 +59,7 @@ def make_model(
     with one_line_error(f"--model-overrides {model_args.model_overrides}", *MISTAKES):
         overrides = overrides_of(model_args, QRNNSpeechConfig, FIXED_BY_DATA)
         model = model_class(QRNNSpeechConfig(**overrides, hop_length=extractor.hop_length, **fixed))
-    return model if model_args.architecture == "qrnn" else equal_lstm(model)
+    return in_architecture(model, model_args.architecture)
 
 
 def extract(rows: Dataset, extractor: QRNNFeatureExtractor) -> list[np.ndarray]:

@@ -46,7 +46,7 @@ from transformers import Trainer, TrainingArguments, pipeline, set_seed
 from command_line import end_process_group, one_line_error, one_line_trainer_error, stop
 from curves import plot_forecaster
 from forecasting_baselines import LinearForecaster, repeat_last_season, repeat_last_value
-from lstm_baseline import equal_lstm
+from lstm_baseline import in_architecture
 from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plot_forecast
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import MISTAKES, ArchitectureArguments, keep_settings, overrides_of, read_recipe
@@ -265,7 +265,7 @@ def make_model(
         if overrides.get("distribution_output") == "negative_binomial":
             del of_data["value_loc"]  # counts are measured from zero
         model = QRNNForTimeSeriesPrediction(QRNNTimeSeriesConfig(**of_data, **overrides))
-    return model if model_args.architecture == "qrnn" else equal_lstm(model)
+    return in_architecture(model, model_args.architecture)
 
 
 def train(model: torch.nn.Module, training: TrainingArguments, windows: dict[str, Windows]) -> Trainer:
