@@ -93,10 +93,11 @@ class LSTMLayer(nn.Module):
         return_ungated=False,
         return_history=False,
     ):
-        """Pads are on the right, and an LSTM steps on over them: the state after them is none to go on from (NaN), but
-        for a single one, which leaves the state as it is.
+        """Pads must be on the right, and the LSTM runs on over them, so the state after a chunk that ends in pads is
+        set to NaN, but for a reversed layer, whose state is not read. A one-token chunk that is a pad leaves the state
+        before it as it is.
 
-        What enters the gates of a QRNN's decoder, `(batch, 2 * hidden)`, is the first state here, as is usual.
+        `gate_bias` `(batch, 2 * hidden)`, what enters the gates in a QRNN's decoder, is the initial state here.
         """
         if segment_ids is not None or return_history:
             raise ValueError("this LSTM reads one sequence a row, and its state does not roll back")
@@ -128,6 +129,8 @@ class LSTMLayer(nn.Module):
             w_hh = dropout(w_hh, self.weight_dropout)
         weights = [w_ih, w_hh, *biases]
         state = tuple(part.to(x.dtype).contiguous() for part in state)
+        # Not `self.lstm(...)`, which would read its own recurrent weights, without the dropout on them. After the
+        # weights come has_biases, num_layers, dropout, train, bidirectional and batch_first.
         output, h, c = torch.lstm(x, state, weights, True, 1, 0.0, self.training, False, True)
         return output, (c[0], h[0][..., None])
 
@@ -140,7 +143,7 @@ def turn_around(shape: torch.Size, is_real: torch.Tensor | None, device: torch.d
     return torch.where(is_real, is_real.sum(dim=1, keepdim=True) - 1 - steps, steps)
 
 
-def put_in_place(blocks: nn.ModuleList, config: QRNNStackConfig, reverse: bool = False) -> None:
+def replace_by_lstms(blocks: nn.ModuleList, config: QRNNStackConfig, reverse: bool = False) -> None:
     """An LSTM in place of each QRNN of a stack, in both directions or one."""
     for block, (input_size, output_size) in zip(blocks, config.layer_sizes, strict=True):
         directions = (False, True) if config.bidirectional else (reverse,)
@@ -163,7 +166,7 @@ class LSTMInEachLayer(QRNNPreTrainedModel):
         self.post_init()
 
     def replace_layers(self) -> None:
-        put_in_place(self.model.layers, self.config)
+        replace_by_lstms(self.model.layers, self.config)
 
 
 class LSTMForCausalLM(LSTMInEachLayer, QRNNForCausalLM):
@@ -177,8 +180,8 @@ class LSTMForConditionalGeneration(LSTMInEachLayer, QRNNForConditionalGeneration
 
     def replace_layers(self) -> None:
         encoder, decoder = self.model.encoder, self.model.decoder
-        put_in_place(encoder.layers, encoder.config, bool(encoder.config.encoder_reverse))
-        put_in_place(decoder.layers, self.config)
+        replace_by_lstms(encoder.layers, encoder.config, bool(encoder.config.encoder_reverse))
+        replace_by_lstms(decoder.layers, self.config)
         for block in decoder.layers:
             block.mixer.source_proj = nn.Linear(self.config.hidden_size, 2 * self.config.hidden_size, bias=False)
 
