@@ -28,7 +28,7 @@ from datasets import Audio, Dataset, concatenate_datasets
 from scipy.signal import resample_poly
 
 from command_line import one_line_error, stop
-from text_data import SourceArguments, check_source_arguments, read_columns
+from text_data import SourceArguments, check_source_arguments, feature_of, read_columns
 from wav import open_wav
 
 
@@ -98,7 +98,7 @@ class AudioReader:
 
     def read_columns(self, name: str, rows: Any, readers: dict[str, Callable[[Any], Any]]) -> dict[str, list]:
         """The audio and what the readers read; mistakes end the program, as `text_data.read_columns` says."""
-        if isinstance((rows.features or {}).get(self.column), Audio):
+        if isinstance(feature_of(rows, self.column), Audio):
             rows = rows.cast_column(self.column, StoredAudio(decode=False))
         folder = Path(name).parent if self.root is None else Path(self.root)
         readers = {self.column: lambda cell: self._read(*cell, folder), **readers}

@@ -18,6 +18,8 @@ from typing import Any
 
 from datasets import ClassLabel
 
+from command_line import stop
+
 
 def a_label(cell: Any, feature: Any = None, known: Sequence[str] | None = None) -> str:
     """The name of the label in a cell of a column with this feature.
@@ -43,6 +45,14 @@ def all_names(names: Iterable[str], feature: Any = None) -> list[str]:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     return sorted(set(names), key=lambda name: (0, int(name), name) if is_number(name) else (1, 0, name))
+
+
+def names_of(labels: Iterable[str], feature: Any, column: str, what: str = "label") -> list[str]:
+    """The names of all labels of a column, which must hold two at least; `what` is the word for one of them."""
+    names = all_names(labels, feature)
+    if len(names) < 2:
+        stop(f"{column} holds one {what} only, {names[0]!r}")
+    return names
 
 
 def is_number(name: str) -> bool:

@@ -207,6 +207,11 @@ def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[A
     return columns
 
 
+def feature_of(rows: Any, column: str) -> Any:
+    """The type of a column as the data set declares it, if it does."""
+    return (rows.features or {}).get(column)
+
+
 def shorten(text: str) -> str:
     """Both ends of a long text: a cell may hold a whole book."""
     return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}"

@@ -49,12 +49,12 @@ from transformers import DataCollatorWithPadding, TrainingArguments, pipeline, s
 from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
 from classification import METRICS, average, make_trainer, measure, measure_labels, report_average, score_labels
 from command_line import end_process_group, stop
-from labels import a_label, all_names, config_names
+from labels import a_label, config_names, names_of
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
 from recipes import check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
-from text_data import describe_source, held_out_splits, read_splits
+from text_data import describe_source, feature_of, held_out_splits, read_splits
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
@@ -100,16 +100,15 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
     """
     splits, names, reader = {}, None, AudioReader(data)
     for split, (name, rows) in read_splits(data).items():
-        features = rows.features or {}
-        readers = {data.label_column: functools.partial(a_label, feature=features.get(data.label_column), known=names)}
+        feature = feature_of(rows, data.label_column)
+        readers = {data.label_column: functools.partial(a_label, feature=feature, known=names)}
         if data.held_out_column is not None:
-            readers[data.held_out_column] = functools.partial(a_label, feature=features.get(data.held_out_column))
+            group_feature = feature_of(rows, data.held_out_column)
+            readers[data.held_out_column] = functools.partial(a_label, feature=group_feature)
         columns = reader.read_columns(name, rows, readers)
         labels = columns[data.label_column]
         if split == "train":
-            names = all_names(labels, features.get(data.label_column))
-            if len(names) < 2:
-                stop(f"{name}: column {data.label_column!r} holds one label only, {names[0]!r}")
+            names = names_of(labels, feature, f"{name}: column {data.label_column!r}")
         more = {} if data.held_out_column is None else {"group": columns[data.held_out_column]}
         numbers = [names.index(label) for label in labels]
         splits[split] = make_rows(audio=columns[data.audio_column], label=numbers, **more)
@@ -119,9 +118,7 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
 def hold_out(rows: Dataset, names: Sequence[str], data: DataArguments, seed: int) -> dict[str, dict[str, Dataset]]:
     """For each value of the column that is wanted, the splits whose test are its rows."""
     groups = np.array(rows["group"][:])
-    values = all_names(groups.tolist())
-    if len(values) < 2:
-        stop(f"column {data.held_out_column!r} holds one value only, {values[0]!r}")
+    values = names_of(groups.tolist(), None, f"column {data.held_out_column!r}", "value")
     if data.held_out_value not in (None, *values):
         stop(f"--held-out-value {data.held_out_value}: column {data.held_out_column!r} holds {', '.join(values)}")
     splits = {}

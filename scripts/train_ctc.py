@@ -52,7 +52,7 @@ from modeling_qrnn import QRNNForCTC, QRNNProcessor
 from recipes import keep_settings, read_recipe, write_changed
 from results import describe_run, publish
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
-from text_data import SPLITS, a_text_with_words, describe_source, held_out_splits, read_splits
+from text_data import SPLITS, a_text_with_words, describe_source, feature_of, held_out_splits, read_splits
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
@@ -102,7 +102,7 @@ def read_utterances(data: DataArguments) -> tuple[dict[str, Dataset], int]:
     """The rows of each split, `audio`, `text` and `origin`; and the sampling rate."""
     splits, reader = {}, AudioReader(data)
     for split, (name, rows) in read_splits(data).items():
-        readers = {data.text_column: transcript_reader((rows.features or {}).get(data.text_column))}
+        readers = {data.text_column: transcript_reader(feature_of(rows, data.text_column))}
         columns = reader.read_columns(name, rows, readers)
         texts = columns[data.text_column]
         origins = [f"{name}: row {number}" for number in range(1, len(texts) + 1)]

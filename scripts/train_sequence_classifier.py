@@ -51,7 +51,7 @@ from transformers import (
 
 from classification import METRICS, average, make_trainer, measure, report_average, score_labels
 from command_line import end_process_group, one_line_error, one_line_trainer_error, stop
-from labels import a_label, all_names, config_names
+from labels import a_label, config_names, names_of
 from modeling_qrnn import QRNNForSequenceClassification
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
 from models import make_model
@@ -62,6 +62,7 @@ from text_data import (
     a_text,
     check_text_arguments,
     describe_source,
+    feature_of,
     held_out_splits,
     read_columns,
     read_splits,
@@ -142,16 +143,14 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
     """The rows of each split, `text`, perhaps `text_pair`, and `label` as a number; and the names of the labels."""
     columns, names = {}, None
     for split, (name, rows) in read_splits(data).items():
-        feature = (rows.features or {}).get(data.label_column)
+        feature = feature_of(rows, data.label_column)
         readers = dict.fromkeys(text_columns(data), a_text)
         readers[data.label_column] = functools.partial(a_label, feature=feature, known=names)
         columns[split] = read_columns(name, rows, readers)
         if split == "train":
             if not any(map(str.strip, columns[split][data.text_column])):
                 stop(f"{name}: column {data.text_column!r} holds no words")
-            names = all_names(columns[split][data.label_column], feature)
-            if len(names) < 2:
-                stop(f"{name}: column {data.label_column!r} holds one label only, {names[0]!r}")
+            names = names_of(columns[split][data.label_column], feature, f"{name}: column {data.label_column!r}")
     return {split: as_rows(part, data, names) for split, part in columns.items()}, names
 
 

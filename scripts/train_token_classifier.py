@@ -52,7 +52,7 @@ from transformers import (
 
 from classification import METRICS, NOT_SCORED, make_trainer, measure_labels, predict
 from command_line import end_process_group, stop
-from labels import a_label, all_names, config_names
+from labels import a_label, config_names, names_of
 from modeling_qrnn import QRNNForTokenClassification
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
@@ -62,6 +62,7 @@ from text_data import (
     a_text_with_words,
     check_text_arguments,
     describe_source,
+    feature_of,
     held_out_splits,
     read_columns,
     read_splits,
@@ -92,7 +93,7 @@ def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
     """The rows of each split, `words` and `tags` as numbers and `origin`; and the names of the tags."""
     splits, names = {}, None
     for split, (name, rows) in read_splits(data).items():
-        feature = getattr((rows.features or {}).get(data.tag_column), "feature", None)
+        feature = getattr(feature_of(rows, data.tag_column), "feature", None)
         read_tag = functools.partial(a_label, feature=feature, known=names)
         readers = {data.text_column: list_of(a_text_with_words), data.tag_column: list_of(read_tag)}
         columns = read_columns(name, rows, readers)
@@ -101,9 +102,9 @@ def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
             if len(words) != len(row_tags):
                 stop(f"{name}: row {number}: there are {len(words)} words, but {len(row_tags)} tags")
         if split == "train":
-            names = all_names((tag for row in tags for tag in row), feature)
-            if len(names) < 2:
-                stop(f"{name}: column {data.tag_column!r} holds one tag only, {names[0]!r}")
+            names = names_of(
+                (tag for row in tags for tag in row), feature, f"{name}: column {data.tag_column!r}", "tag"
+            )
         origins = [f"{name}: row {number}" for number in range(1, len(tags) + 1)]
         numbers = [[names.index(tag) for tag in row] for row in tags]
         splits[split] = Dataset.from_dict({"words": sentences, "tags": numbers, "origin": origins})
