@@ -45,10 +45,19 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from benchmark_environment import describe_environment, free_bytes
-from benchmark_models import MODELS, build_models, generate, gradients, make_tokens, prefill, that_fit, training_step
+from benchmark_measuring import Contender, differentiated, make_rows, measure, peak_bytes, precision_of, saved_bytes
+from benchmark_models import (
+    MODELS,
+    build_models,
+    generate,
+    gradients,
+    make_tokens,
+    models_that_fit,
+    prefill,
+    training_step,
+)
 from benchmark_report import Report
 from command_line import OneLineParser, positive_int
-from measuring import Contender, differentiated, make_rows, measure, peak_bytes, precision_of, saved_bytes
 from modeling_qrnn import QRNNLayer, recurrent_pooling
 from modeling_qrnn.pooling_qrnn import GATES
 
@@ -585,7 +594,7 @@ def benchmark_training(args: argparse.Namespace, report: Report) -> None:
                 draw = partial(make_tokens, batch_size, seq_len, args)
                 contenders = [
                     Contender(name, partial(training_step, model, optimizers[name]), draw, name == "QRNN")
-                    for name, model in that_fit(models, gradients, batch_size, seq_len, args, report).items()
+                    for name, model in models_that_fit(models, gradients, batch_size, seq_len, args, report).items()
                 ]
                 place = f"batch {batch_size}, {seq_len} tokens"
                 results = measure(contenders, place, threads, args, report)
@@ -622,7 +631,7 @@ def time_generate(
                 partial(make_tokens, batch_size, context, args),
                 name == "QRNN",
             )
-            for name, model in that_fit(models, prefill, batch_size, context, args, report).items()
+            for name, model in models_that_fit(models, prefill, batch_size, context, args, report).items()
         ]
         results = measure(contenders, f"batch {batch_size}, prompt of {context}", threads, args, report)
         for result in results.values():
@@ -636,7 +645,7 @@ def time_depths(
 ) -> list[dict[str, Any]]:
     """generate() going on from a cache: the depths of one model take turns."""
     rows = []
-    fitting = {depth: that_fit(models, prefill, 1, depth, args, report) for depth in args.depths}
+    fitting = {depth: models_that_fit(models, prefill, 1, depth, args, report) for depth in args.depths}
     for name, model in models.items():
         depths = {f"after {depth}": depth for depth in args.depths if name in fitting[depth]}
         contenders = [continuation(place, name, model, depth, args) for place, depth in depths.items()]
@@ -693,7 +702,7 @@ def benchmark_memory(args: argparse.Namespace, report: Report) -> None:
             rows = [
                 generation_memory(name, model, batch_size, context, args)
                 for context in args.contexts
-                for name, model in that_fit(models, prefill, batch_size, context, args, report).items()
+                for name, model in models_that_fit(models, prefill, batch_size, context, args, report).items()
             ]
             title = f"generate(), batch {batch_size}, {args.new_tokens} new tokens, {dtype}"
             report.add(f"Memory of {title}", rows, "state_bytes", "peak_bytes")

@@ -33,8 +33,8 @@ from transformers import (
 from transformers.cache_utils import Cache
 
 from benchmark_environment import free_bytes
+from benchmark_measuring import peak_bytes
 from benchmark_report import Report
-from measuring import peak_bytes
 from modeling_qrnn import QRNNConfig
 
 
@@ -163,7 +163,7 @@ def generate(model: PreTrainedModel, new_tokens: int, tokens: torch.Tensor, **op
     )
 
 
-def that_fit(
+def models_that_fit(
     models: dict[str, PreTrainedModel],
     run: Callable[[PreTrainedModel, torch.Tensor], Any],
     batch_size: int,

@@ -21,7 +21,7 @@ from datasets import ClassLabel
 from command_line import stop
 
 
-def a_label(cell: Any, feature: Any = None, known: Sequence[str] | None = None) -> str:
+def read_label(cell: Any, feature: Any = None, known: Sequence[str] | None = None) -> str:
     """The name of the label in a cell of a column with this feature.
 
     Raises:

@@ -157,7 +157,8 @@ def read_csv(path: str) -> Iterator[dict[str, str | None]]:
     check_header(path)
     options = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": ENCODING}
     with pd.read_csv(path, chunksize=10_000, **options) as frames:
-        for frame in map(without_index, frames):
+        for frame in frames:
+            refuse_index(frame)
             yield from frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -174,16 +175,15 @@ def check_header(path: str | Path) -> None:
         raise ValueError(f"columns that stand twice: {', '.join(map(repr, twice))}")
 
 
-def without_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a CSV file, all of whose columns have a name.
+def refuse_index(frame: pd.DataFrame) -> None:
+    """Refuse the frame of a CSV file whose rows have more cells than its header: pandas takes the first for an index.
 
     Raises:
-        ValueError: for rows with more cells than the header, the first of which pandas takes for an index.
+        ValueError: which tells how many more.
     """
     if not isinstance(frame.index, pd.RangeIndex):
         more = frame.index.nlevels
         raise ValueError(f"row 1 has {more} cell{'s' if more > 1 else ''} more than the header")
-    return frame
 
 
 def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[Any], Any]]) -> dict[str, list]:
@@ -219,17 +219,17 @@ def shorten(text: str) -> str:
 
 def read_column(name: str, rows: Iterable[dict], column: str) -> list[str]:
     """The texts of one column."""
-    return read_columns(name, rows, {column: a_text})[column]
+    return read_columns(name, rows, {column: read_text})[column]
 
 
-def a_text(cell: Any) -> str:
+def read_text(cell: Any) -> str:
     if not isinstance(cell, str):
         raise ValueError(f"{cell!r}, which is no text")
     return cell
 
 
-def a_text_with_words(cell: Any) -> str:
-    if not a_text(cell).strip():
+def read_text_with_words(cell: Any) -> str:
+    if not read_text(cell).strip():
         raise ValueError(f"{cell!r}, which has no words")
     return cell
 

@@ -49,7 +49,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments, pipeline, s
 from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
 from classification import METRICS, average, make_trainer, measure, measure_labels, report_average, score_labels
 from command_line import end_process_group, stop
-from labels import a_label, config_names, names_of
+from labels import config_names, names_of, read_label
 from modeling_qrnn import QRNNFeatureExtractor, QRNNForAudioClassification
 from recipes import check_holds_no_run, keep_settings, read_recipe
 from results import describe_run, publish, report, write_scores
@@ -101,10 +101,10 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], i
     splits, names, reader = {}, None, AudioReader(data)
     for split, (name, rows) in read_splits(data).items():
         feature = feature_of(rows, data.label_column)
-        readers = {data.label_column: functools.partial(a_label, feature=feature, known=names)}
+        readers = {data.label_column: functools.partial(read_label, feature=feature, known=names)}
         if data.held_out_column is not None:
             group_feature = feature_of(rows, data.held_out_column)
-            readers[data.held_out_column] = functools.partial(a_label, feature=group_feature)
+            readers[data.held_out_column] = functools.partial(read_label, feature=group_feature)
         columns = reader.read_columns(name, rows, readers)
         labels = columns[data.label_column]
         if split == "train":

@@ -47,12 +47,12 @@ from transformers import EvalPrediction, Trainer, TrainingArguments, Wav2Vec2CTC
 from audio_data import AudioArguments, AudioReader, at_speeds, check_audio_arguments, make_rows, speeds_of
 from classification import NOT_SCORED, make_trainer, predict
 from command_line import end_process_group, stop
-from labels import a_label
+from labels import read_label
 from modeling_qrnn import QRNNForCTC, QRNNProcessor
 from recipes import keep_settings, read_recipe, write_changed
 from results import describe_run, publish
 from speech import SpeechArguments, as_examples, describe_sizes, extract, make_extractor, make_model
-from text_data import SPLITS, a_text_with_words, describe_source, feature_of, held_out_splits, read_splits
+from text_data import SPLITS, describe_source, feature_of, held_out_splits, read_splits, read_text_with_words
 from training import check_training, train_to_the_end, with_validation, write_results
 
 
@@ -114,7 +114,7 @@ def transcript_reader(feature: Any) -> Callable[[Any], str]:
     """A reader of transcripts, with one space between their words."""
 
     def read(cell: Any) -> str:
-        text = a_text_with_words(a_label(cell, feature) if isinstance(cell, int) else cell)
+        text = read_text_with_words(read_label(cell, feature) if isinstance(cell, int) else cell)
         if SPACE in text or UNKNOWN in text:
             raise ValueError(f"{text!r}, and {SPACE!r} and {UNKNOWN!r} stand for spaces and unknown characters")
         return " ".join(text.split())

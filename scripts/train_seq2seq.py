@@ -65,13 +65,13 @@ from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish, report
 from text_data import (
     TextArguments,
-    a_text,
-    a_text_with_words,
     check_text_arguments,
     describe_source,
     held_out_splits,
     read_columns,
     read_splits,
+    read_text,
+    read_text_with_words,
 )
 from tokenization import report_unknown, train_tokenizer
 from training import (
@@ -203,17 +203,17 @@ def check_letters(name: str, references: Sequence[Sequence[str]]) -> None:
 def texts_of(cell: Any) -> list[str]:
     """A text, or several."""
     if not isinstance(cell, list):
-        return [a_text_with_words(cell).strip()]
+        return [read_text_with_words(cell).strip()]
     if not cell:
         raise ValueError("[], which is no text")
-    return [a_text_with_words(text).strip() for text in cell]
+    return [read_text_with_words(text).strip() for text in cell]
 
 
 def sentences_of(cell: Any) -> list[str]:
     """A text, or its sentences; a sentence without words has nothing to read."""
     if not isinstance(cell, list):
         return texts_of(cell)
-    sentences = [text for text in cell if a_text(text).strip()]
+    sentences = [text for text in cell if read_text(text).strip()]
     if not sentences:
         raise ValueError(f"{cell!r}, which has no words")
     return texts_of(sentences)

@@ -51,7 +51,7 @@ from transformers import (
 
 from classification import METRICS, average, make_trainer, measure, report_average, score_labels
 from command_line import end_process_group, one_line_error, one_line_trainer_error, stop
-from labels import a_label, config_names, names_of
+from labels import config_names, names_of, read_label
 from modeling_qrnn import QRNNForSequenceClassification
 from modeling_qrnn.transfer_qrnn import GradualUnfreezing, discriminative_parameter_groups, parameter_levels
 from models import make_model
@@ -59,13 +59,13 @@ from recipes import ModelArguments, check_holds_no_run, keep_settings, read_reci
 from results import describe_run, publish, write_scores
 from text_data import (
     TextArguments,
-    a_text,
     check_text_arguments,
     describe_source,
     feature_of,
     held_out_splits,
     read_columns,
     read_splits,
+    read_text,
 )
 from tokenization import report_unknown, train_tokenizer
 from training import check_training, train_to_the_end, with_validation, write_results
@@ -144,8 +144,8 @@ def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
     columns, names = {}, None
     for split, (name, rows) in read_splits(data).items():
         feature = feature_of(rows, data.label_column)
-        readers = dict.fromkeys(text_columns(data), a_text)
-        readers[data.label_column] = functools.partial(a_label, feature=feature, known=names)
+        readers = dict.fromkeys(text_columns(data), read_text)
+        readers[data.label_column] = functools.partial(read_label, feature=feature, known=names)
         columns[split] = read_columns(name, rows, readers)
         if split == "train":
             if not any(map(str.strip, columns[split][data.text_column])):
@@ -262,9 +262,9 @@ def train(
             run["scoring"] = (
                 "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per text."
             )
-            told = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
+            example = next(row for split in (last, "train") for row in splits[split] if row["text"].strip())
             run["pairs"] = data.text_pair_column is not None
-            run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, told)
+            run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, example)
             publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})
     return scores
 

@@ -51,7 +51,7 @@ from modeling_qrnn import QRNNForTimeSeriesPrediction, QRNNTimeSeriesConfig, plo
 from modeling_qrnn.pipelines_qrnn import choose_targets, known, read_series
 from recipes import MISTAKES, ArchitectureArguments, keep_settings, overrides_of, read_recipe
 from results import describe_run, publish, report, write_scores
-from text_data import SPLITS, UNREADABLE, check_header, held_out_splits, without_index
+from text_data import SPLITS, UNREADABLE, check_header, held_out_splits, refuse_index
 from training import ResumableTrainer, check_training, train_to_the_end
 
 
@@ -155,7 +155,8 @@ def read_table(data: DataArguments) -> tuple[pd.DataFrame, pd.DateOffset]:
     with one_line_error(path.name, *UNREADABLE):
         if name.endswith(".csv"):
             check_header(path)
-            frame = without_index(pd.read_csv(path))
+            frame = pd.read_csv(path)
+            refuse_index(frame)
         else:
             frame = pd.read_parquet(path)
         covariates = names_in(data.covariate_columns)

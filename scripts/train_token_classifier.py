@@ -52,20 +52,20 @@ from transformers import (
 
 from classification import METRICS, NOT_SCORED, make_trainer, measure_labels, predict
 from command_line import end_process_group, stop
-from labels import a_label, config_names, names_of
+from labels import config_names, names_of, read_label
 from modeling_qrnn import QRNNForTokenClassification
 from models import make_model
 from recipes import ModelArguments, keep_settings, read_recipe
 from results import describe_run, publish
 from text_data import (
     TextArguments,
-    a_text_with_words,
     check_text_arguments,
     describe_source,
     feature_of,
     held_out_splits,
     read_columns,
     read_splits,
+    read_text_with_words,
 )
 from tokenization import report_unknown, train_tokenizer
 from training import check_training, train_to_the_end, with_validation, write_results
@@ -94,8 +94,8 @@ def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
     splits, names = {}, None
     for split, (name, rows) in read_splits(data).items():
         feature = getattr(feature_of(rows, data.tag_column), "feature", None)
-        read_tag = functools.partial(a_label, feature=feature, known=names)
-        readers = {data.text_column: list_of(a_text_with_words), data.tag_column: list_of(read_tag)}
+        read_tag = functools.partial(read_label, feature=feature, known=names)
+        readers = {data.text_column: list_of(read_text_with_words), data.tag_column: list_of(read_tag)}
         columns = read_columns(name, rows, readers)
         sentences, tags = columns[data.text_column], columns[data.tag_column]
         for number, (words, row_tags) in enumerate(zip(sentences, tags, strict=True), start=1):

@@ -20,7 +20,15 @@ import torch
 
 import benchmark_models
 from benchmark import parse_arguments
-from benchmark_models import MODELS, build_models, count_parameters, equal_config, model_config, prefill, that_fit
+from benchmark_models import (
+    MODELS,
+    build_models,
+    count_parameters,
+    equal_config,
+    model_config,
+    models_that_fit,
+    prefill,
+)
 from benchmark_report import Report
 
 
@@ -28,8 +36,8 @@ def test_models_that_do_not_fit_into_memory_are_left_out(monkeypatch, capsys):
     args = parse_arguments(["training", "--models", "Llama", "--quick"])
     models = build_models(args, torch.float32, Report())
     monkeypatch.setattr(benchmark_models, "free_bytes", lambda device: 10**9)
-    assert that_fit(models, prefill, 1, 16, args, Report()).keys() == models.keys()
-    assert not that_fit(models, prefill, 100_000, 16, args, Report())
+    assert models_that_fit(models, prefill, 1, 16, args, Report()).keys() == models.keys()
+    assert not models_that_fit(models, prefill, 100_000, 16, args, Report())
     assert re.search(
         r"Left out: Llama, batch 100000 of 16 tokens \(needs about \d+ GB of memory\)", capsys.readouterr().out
     )

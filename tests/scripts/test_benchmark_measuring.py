@@ -11,15 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""scripts/measuring.py: statistics, turns, settings that are given back, and bytes, all by hand."""
+"""scripts/benchmark_measuring.py: statistics, turns, settings that are given back, and bytes, all by hand."""
 
 import pytest
 import torch
 
-import measuring
+import benchmark_measuring
 from benchmark import parse_arguments
+from benchmark_measuring import Contender, make_rows, measure, peak_bytes, saved_bytes, summarize
 from benchmark_report import Report
-from measuring import Contender, make_rows, measure, peak_bytes, saved_bytes, summarize
 
 
 def test_summary_by_hand():
@@ -42,12 +42,12 @@ def test_contenders_take_turns_in_both_directions():
         Contender("a", lambda argument: calls.append(("a", argument)), lambda: "made for a"),
         Contender("b", lambda argument: calls.append(("b", argument)), lambda: "made for b"),
     ]
-    measuring.SHORTEST_SAMPLE, shortest = 1e-12, measuring.SHORTEST_SAMPLE  # one run is a sample
+    benchmark_measuring.SHORTEST_SAMPLE, shortest = 1e-12, benchmark_measuring.SHORTEST_SAMPLE  # one run is a sample
     try:
         args = parse_arguments(["layer", "--rounds", "3", "--quick"])
         results = measure(contenders, "here", 1, args, Report())
     finally:
-        measuring.SHORTEST_SAMPLE = shortest
+        benchmark_measuring.SHORTEST_SAMPLE = shortest
     assert [name for name, _ in calls[4:]] == ["a", "b", "b", "a", "a", "b"]
     assert {argument for _, argument in calls} == {"made for a", "made for b"}
     assert {name: summary["runs"] for name, summary in results.items()} == {"a": 3, "b": 3}
