@@ -60,6 +60,11 @@ from training import check_training, train_to_the_end, with_validation, write_re
 
 BASELINE = "mean MFCCs"
 NUM_MFCC = 20
+SCORING = (
+    "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per recording. Mean MFCCs "
+    f"are the mean and the standard deviation over time of {NUM_MFCC} cepstral coefficients of the same frames, read "
+    "by a logistic regression (scikit-learn)."
+)
 
 
 @dataclass
@@ -204,13 +209,6 @@ def train(
             run["sample"] = write_sample(folder, splits[held_out[-1]][0], sampling_rate, names)
             publish(trainer, run, data.dataset, {"accuracy": "accuracy", "f1": "macro_f1"})
     return {**scores, "baselines": baselines}
-
-
-SCORING = (
-    "Macro F1 is the mean over the labels that occur, by scikit-learn; the loss is in nats per recording. Mean MFCCs "
-    f"are the mean and the standard deviation over time of {NUM_MFCC} cepstral coefficients of the same frames, read "
-    "by a logistic regression (scikit-learn)."
-)
 
 
 def hold_out_each(

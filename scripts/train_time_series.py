@@ -56,6 +56,7 @@ from training import ResumableTrainer, check_training, train_to_the_end
 
 
 SHARES = {"validation_share": 0.1, "test_share": 0.2}  # of all rows, if neither these nor numbers of rows are given
+LINEAR = "linear"  # the linear model: its folder, in that of the run, and its name in the scores
 
 
 @dataclass
@@ -95,8 +96,18 @@ class ForecasterArguments(ArchitectureArguments):
     )
 
 
-LINEAR = "linear"  # the folder of the linear model, in that of the run
 ARGUMENTS = (DataArguments, ForecasterArguments, TrainingArguments)
+
+
+def check_arguments(data: DataArguments, model_args: ForecasterArguments, training: TrainingArguments) -> None:
+    check_training(training, set())
+    if not model_args.linear_learning_rate >= 0:
+        stop(f"--linear-learning-rate must be at least 0, got {model_args.linear_learning_rate}")
+    for name in ("context_length", "prediction_length", "season_length"):
+        if getattr(data, name) < 1:
+            stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(data, name)}")
+    if data.season_length > data.context_length:
+        stop(f"--season-length {data.season_length}: a forecast only knows --context-length {data.context_length}")
 
 
 # Data
@@ -360,17 +371,6 @@ def last_start(targets: pd.DataFrame, windows: Windows) -> int | None:
     return next((start for start in starts if targets[start - length : start].notna().any().all()), None)
 
 
-def check_arguments(data: DataArguments, model_args: ForecasterArguments, training: TrainingArguments) -> None:
-    check_training(training, set())
-    if not model_args.linear_learning_rate >= 0:
-        stop(f"--linear-learning-rate must be at least 0, got {model_args.linear_learning_rate}")
-    for name in ("context_length", "prediction_length", "season_length"):
-        if getattr(data, name) < 1:
-            stop(f"--{name.replace('_', '-')} must be at least 1, got {getattr(data, name)}")
-    if data.season_length > data.context_length:
-        stop(f"--season-length {data.season_length}: a forecast only knows --context-length {data.context_length}")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     (data, model_args, training), settings = read_recipe(argv, ARGUMENTS, __doc__)
     check_arguments(data, model_args, training)
@@ -395,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     baselines = score_baselines(data, windows["test"], std, device)
     if model_args.linear_learning_rate:
         linear = train_linear(model.config, model_args.linear_learning_rate, training, windows)
-        baselines["linear"] = score(lambda past: linear(**past).prediction_outputs, windows["test"], std, device)
+        baselines[LINEAR] = score(lambda past: linear(**past).prediction_outputs, windows["test"], std, device)
     if trainer.is_world_process_zero():
         write_scores({**scores, "baselines": baselines}, folder)
         plot_forecaster(trainer.state.log_history, folder / "loss_curve.png")

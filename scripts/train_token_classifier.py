@@ -72,6 +72,11 @@ from training import check_training, train_to_the_end, with_validation, write_re
 
 
 ENTITY_METRICS = ("precision", "recall", "f1", "accuracy")
+SCORING = {
+    "f1": "Precision, recall and F1 are of whole entities, as seqeval counts them by default (as conlleval does); "
+    "accuracy is of words.",
+    "accuracy": "Every word counts; macro F1 is the mean of the tags' F1, by scikit-learn.",
+}
 
 
 @dataclass
@@ -258,13 +263,6 @@ def train(
             run["scoring"] = SCORING[metric]
             run["init_from"], run["sample"] = model_args.init_from, write_sample(folder, splits[last][0]["words"])
             publish(trainer, run, data.dataset, {metric: metric})
-
-
-SCORING = {
-    "f1": "Precision, recall and F1 are of whole entities, as seqeval counts them by default (as conlleval does); "
-    "accuracy is of words.",
-    "accuracy": "Every word counts; macro F1 is the mean of the tags' F1, by scikit-learn.",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
