@@ -82,7 +82,7 @@ def speeds_of(data: AudioArguments) -> list[float]:
 
 
 class StoredAudio(Audio):
-    """An `Audio` as it lies in the data set, which datasets itself reads with torchcodec only, decoded or not."""
+    """An `Audio` column left as stored: `datasets` needs torchcodec for its own, even with `decode=False`."""
 
     def encode_example(self, value: Any) -> Any:
         return value

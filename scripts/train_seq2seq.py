@@ -17,10 +17,10 @@
     python scripts/train_seq2seq.py RECIPE --learning-rate 0.001  # an option overrides what the recipe sets
 
 A row holds a source, a text or the list of its sentences, and a target, a text or a list of references, each of which
-is trained on. Translations are scored by sacreBLEU, summaries by ROUGE, where sources come in sentences beside the
-first of them as a summary.
-Interrupted at any moment and started again with the same command, it goes on from its last complete checkpoint, to the
-same end. The model, its card, the scores, what it wrote and the curves are in --output-dir.
+is trained on. Translations are scored by sacreBLEU, summaries by ROUGE; where the sources are lists of sentences, the
+first of each is scored as a summary, too. Interrupted at any moment and started again with the same command, it goes
+on from its last complete checkpoint, to the same end. The model, its card, the scores, what it wrote and the curves
+are in --output-dir.
 """
 
 import copy
@@ -125,7 +125,7 @@ class DataArguments(TextArguments):
 
 @dataclass
 class WritingArguments:
-    """How the trained model writes; its `generation_config` says so too, but for `alpha`, which that does not know."""
+    """How the trained model writes. All but `alpha` is saved in its `generation_config`, which has no such field."""
 
     _argument_group_name = "writing"
 
