@@ -412,7 +412,7 @@ def peer_pooling(name: str, recurrence: Callable[..., Any], gate_logits: torch.T
 
 
 def verify_peer(name: str, recurrence: Callable[..., Any], args: argparse.Namespace) -> None:
-    for dtype in (DTYPES[name] for name in args.dtype):
+    for dtype in (DTYPES[dtype_name] for dtype_name in args.dtype):
         gate_logits = torch.randn(2, 64, 3 * 64, device=args.device, dtype=dtype, requires_grad=True)
         outputs = (peer_pooling(name, recurrence, gate_logits), recurrent_pooling(gate_logits, backend="reference")[0])
         actual, expected = (
