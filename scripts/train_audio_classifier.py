@@ -95,7 +95,7 @@ def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
         stop("--push-to-hub is for one model: add --held-out-value to --held-out-column")
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str], int]:
@@ -140,7 +140,7 @@ def encode(rows: Dataset, extractor: QRNNFeatureExtractor) -> list[dict[str, Any
     return as_examples(extract(rows, extractor), rows["label"][:].tolist())
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def mean_mfccs(row: dict[str, Any], extractor: QRNNFeatureExtractor) -> np.ndarray:
@@ -169,7 +169,7 @@ def write_sample(folder: Path, row: dict[str, Any], sampling_rate: int, names: S
     return f"{seconds:.2f} seconds, {names[row['label']]}\n-> {best['label']} ({best['score']:.2f})"
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def train(

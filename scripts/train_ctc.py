@@ -95,7 +95,7 @@ def check_arguments(data: DataArguments, training: TrainingArguments) -> None:
         stop(f"--word-separator must be without {SPACE!r} and {UNKNOWN!r}, got {data.word_separator!r}")
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_utterances(data: DataArguments) -> tuple[dict[str, Dataset], int]:
@@ -165,7 +165,7 @@ def encode(rows: Dataset, processor: QRNNProcessor, ratio: int) -> list[dict[str
     return as_examples(features, labels)
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def texts_of(prediction: EvalPrediction, tokenizer: Wav2Vec2CTCTokenizer) -> tuple[list[str], list[str]]:
@@ -224,7 +224,7 @@ def write_sample(folder: Path, row: dict[str, Any], sampling_rate: int) -> str:
     return f"{row['text']}\n-> {transcribe({'raw': row['audio'], 'sampling_rate': sampling_rate})['text']}"
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def train(

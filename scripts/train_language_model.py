@@ -77,7 +77,7 @@ class DataArguments(TextArguments):
 ARGUMENTS = (DataArguments, ModelArguments, QRNNTrainingArguments)
 
 
-# Text
+# --- text ------------------------------------------------------------------------------------------------------------
 
 
 def read_documents(data: DataArguments, kind: str) -> dict[str, list[str]]:
@@ -145,7 +145,7 @@ def cut(tokens: torch.Tensor, length: int) -> datasets.Dataset:
     return as_rows(window.tolist() for window in tokens.split(length))
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 class LanguageModelTrainer(ResumableTrainer, QRNNTrainer):
@@ -177,7 +177,7 @@ def make_trainer(
     return trainer, scored
 
 
-# Results
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def score(

@@ -167,7 +167,7 @@ def check_arguments(data: DataArguments, writing: WritingArguments, training: Se
         stop(f"--metric-for-best-model {metric} needs --predict-with-generate")
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_pairs(data: DataArguments) -> dict[str, Dataset]:
@@ -248,7 +248,7 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
     return Dataset.from_dict(columns).select(np.flatnonzero(fits))
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 class EpochTimer(TrainerCallback):
@@ -313,7 +313,7 @@ def make_trainer(
         )
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 class SacreBLEUWords(RougeTokenizer):
@@ -405,7 +405,7 @@ def write_sample(folder: Path, task: str, source: str) -> str:
     return f"{source}\n-> {answer[RETURNED[task]]}"
 
 
-# A run
+# --- a run -----------------------------------------------------------------------------------------------------------
 
 
 def train(

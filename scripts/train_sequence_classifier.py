@@ -136,7 +136,7 @@ def check_arguments(
         stop("--push-to-hub is for one model: add --fold to --folds")
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_examples(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
@@ -189,7 +189,7 @@ def encode(split: str, rows: Dataset, data: DataArguments, tokenizer: PreTrained
     return Dataset.from_dict({"input_ids": tokens, "attention_mask": mask, "labels": rows["label"][:]})
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def write_sample(folder: Path, row: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def write_sample(folder: Path, row: dict[str, Any]) -> str:
     return "\n".join([*texts.values(), f"-> {answer['label']} ({answer['score']:.2f})"])
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def transfer_options(

@@ -110,7 +110,7 @@ def check_arguments(data: DataArguments, model_args: ForecasterArguments, traini
         stop(f"--season-length {data.season_length}: a forecast only knows --context-length {data.context_length}")
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 class Windows(Dataset):
@@ -254,7 +254,7 @@ def describe_data(data: DataArguments, series: pd.DataFrame, splits: dict[str, r
     return f"`{Path(data.data_file or '').name}`, {series.index[0]} to {series.index[-1]} ({counts}{rest})"
 
 
-# Model
+# --- model -----------------------------------------------------------------------------------------------------------
 
 
 def make_model(
@@ -304,7 +304,7 @@ def train_linear(
     return model.eval()
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 Forecast = Callable[[dict[str, torch.Tensor]], torch.Tensor]

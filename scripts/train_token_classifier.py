@@ -91,7 +91,7 @@ class DataArguments(TextArguments):
 ARGUMENTS = (DataArguments, ModelArguments, TrainingArguments)
 
 
-# Data
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_sentences(data: DataArguments) -> tuple[dict[str, Dataset], list[str]]:
@@ -160,7 +160,7 @@ def align(word_ids: Sequence[int | None], row: dict[str, Any]) -> list[int]:
     return labels
 
 
-# Scores
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def tags_of(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> tuple[list, list]:
@@ -224,7 +224,7 @@ def places(words: Sequence[str]) -> Iterator[range]:
         start += len(word) + 1
 
 
-# Training
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def train(
