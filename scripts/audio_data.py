@@ -13,6 +13,7 @@
 # limitations under the License.
 """The recordings that the programs train on: rows with samples, with paths of WAV files, or with audio of the Hub."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -152,13 +153,20 @@ def read_samples(cell: list) -> np.ndarray:
         if not all(-32768 <= sample < 32768 for sample in cell):
             raise ValueError("whole numbers beyond 16 bits")
         return np.array(cell, dtype=np.float32) / 32768
-    if not all(isinstance(sample, (int, float)) and np.isfinite(sample) for sample in cell):
-        wrong = next(n for n, sample in enumerate(cell) if not isinstance(sample, (int, float)) or sample - sample)
-        raise ValueError(f"{cell[wrong]!r} as sample {wrong + 1}, which is no finite number")
+    for number, sample in enumerate(cell, start=1):
+        if not is_finite_number(sample):
+            raise ValueError(f"{sample!r} as sample {number}, which is no finite number")
     loudest = max(cell, key=abs)
     if abs(loudest) > LOUDEST:
         raise ValueError(f"{loudest!r}, and samples that are no whole numbers of 16 bits lie between -1 and 1")
     return np.array(cell, dtype=np.float32)
+
+
+def is_finite_number(sample: Any) -> bool:
+    try:
+        return isinstance(sample, (int, float)) and math.isfinite(sample)
+    except OverflowError:  # a whole number greater than any float
+        return False
 
 
 def read_path(path: Any, name: str) -> tuple[np.ndarray, int]:

@@ -217,6 +217,16 @@ def test_samples_that_are_no_numbers(tmp_path):
         read(str(tmp_path / "rows.parquet"))
 
 
+@pytest.mark.parametrize(
+    "sample", [math.inf, -math.inf, math.nan, 10**400, -(10**400), None, "0.1"], ids=lambda sample: repr(sample)[:9]
+)
+def test_the_first_sample_that_is_no_finite_number_is_told(sample):
+    """And a whole number that is greater than any float is refused in the same words, not with a traceback."""
+    message = f"{sample!r} as sample 2, which is no finite number"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_samples([0.1, sample, 0.2, None])
+
+
 def test_another_rate_than_asked_for(tmp_path):
     path = write_json(tmp_path / "rows.jsonl", lists())
     with pytest.raises(SystemExit, match="row 1: column 'audio' holds a recording of 8000 Hz, and 16000 Hz are"):
