@@ -86,21 +86,34 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    data = parser.add_argument_group("data (the documentation topics that come with Python, unless told otherwise)")
-    source = data.add_mutually_exclusive_group()
+    add_data_options(parser)
+    add_training_options(parser)
+    add_output_options(parser)
+    args = parser.parse_args(argv)
+    if args.dataset is None and (args.dataset_config is not None or args.text_column is not None):
+        parser.error("--dataset-config and --text-column go with --dataset")
+    return args
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data (the documentation topics that come with Python, unless told otherwise)")
+    source = group.add_mutually_exclusive_group()
     source.add_argument("--train-file", type=existing_file, metavar="PATH", help="a text file (UTF-8)")
     source.add_argument("--dataset", metavar="NAME", help="a dataset on the Hub or a folder: what load_dataset reads")
-    data.add_argument("--dataset-config", metavar="NAME", help="the configuration of --dataset, if it has several")
-    data.add_argument("--text-column", metavar="NAME", help="a column of --dataset (default: text)")
-    data.add_argument(
+    group.add_argument("--dataset-config", metavar="NAME", help="the configuration of --dataset, if it has several")
+    group.add_argument("--text-column", metavar="NAME", help="a column of --dataset (default: text)")
+    group.add_argument(
         "--max-characters",
         type=positive_int,
         default=2_000_000,
         metavar="N",
         help="leave out the text beyond this (default: 2000000)",
     )
-    settings = parser.add_argument_group("model and training")
-    settings.add_argument(
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and training")
+    group.add_argument(
         "--model-config",
         type=existing_file,
         default=MODEL_CONFIG,
@@ -108,37 +121,36 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="QRNNConfig in JSON; its vocab_size is the size of the tokenizer that is trained "
         "(default: configuration/models/quickstart.json)",
     )
-    settings.add_argument(
+    group.add_argument(
         "--training-config",
         type=existing_file,
         default=TRAINING_CONFIG,
         metavar="PATH",
         help="TrainingArguments in YAML (default: configuration/training/quickstart.yaml)",
     )
-    settings.add_argument(
+    group.add_argument(
         "--block-length",
         type=positive_int,
         default=256,
         metavar="N",
         help="tokens of a training sequence (default: 256)",
     )
-    settings.add_argument("--max-steps", type=positive_int, metavar="N", help="overrides the training configuration")
-    settings.add_argument("--seed", type=int, metavar="N", help="overrides the training configuration")
-    output = parser.add_argument_group("output")
-    output.add_argument(
+    group.add_argument("--max-steps", type=positive_int, metavar="N", help="overrides the training configuration")
+    group.add_argument("--seed", type=int, metavar="N", help="overrides the training configuration")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--output-dir",
         type=Path,
         default=Path("quickstart-output"),
         metavar="PATH",
         help="folder for the model, its card and the loss curve (default: quickstart-output)",
     )
-    output.add_argument(
+    group.add_argument(
         "--prompt", metavar="TEXT", help="what the sample continues (default: the first words of the held-out text)"
     )
-    args = parser.parse_args(argv)
-    if args.dataset is None and (args.dataset_config is not None or args.text_column is not None):
-        parser.error("--dataset-config and --text-column go with --dataset")
-    return args
 
 
 def read_training_arguments(args: argparse.Namespace) -> tuple[TrainingArguments, dict]:
@@ -183,7 +195,7 @@ def read_dataset(args: argparse.Namespace) -> str:
 
 
 def drop_repeats(paragraphs: Iterable[str]) -> Iterator[str]:
-    """Leave out each paragraph that has eight words in a row from an earlier one.
+    """Leave out each paragraph that has `REPEATED_WORDS` words in a row from an earlier one.
 
     What is held out would otherwise be met in training too: documentation repeats itself.
     """
@@ -197,7 +209,7 @@ def drop_repeats(paragraphs: Iterable[str]) -> Iterator[str]:
 
 
 def cut_into_blocks(text: str) -> Iterator[str]:
-    """Pieces of at most 4,000 characters that end, if possible, with a paragraph, a line or a word."""
+    """Pieces of at most `BLOCK_CHARACTERS` characters that end, if possible, with a paragraph, a line or a word."""
     start = 0
     while start < len(text):
         limit = start + BLOCK_CHARACTERS
