@@ -29,7 +29,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
@@ -232,6 +232,30 @@ def split_text(text: str) -> tuple[list[str], list[str]]:
     return blocks, held_out
 
 
+def prepare_text(args: argparse.Namespace) -> tuple[list[str], list[str], str]:
+    """Training and held-out blocks, and where the model card says that they are from."""
+    text, source = read_text(args)
+    if len(text) > args.max_characters:
+        text, source = text[: args.max_characters], f"{source}, the first {args.max_characters:,} characters"
+    return *split_text(text), source
+
+
+@dataclass
+class Part:
+    """The blocks to train on, or those held out: their texts, and the tokens of each between its marks."""
+
+    texts: list[str]
+    documents: list[list[int]]
+
+    @property
+    def n_bytes(self) -> int:
+        return count_bytes(self.texts)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(map(len, self.documents))
+
+
 def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Each block as the begin mark, its tokens and the end mark."""
     return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
@@ -284,6 +308,66 @@ def held_out_metrics(prediction: EvalPrediction, n_bytes: int) -> dict[str, floa
     return {"bits_per_byte": bits(float(prediction.predictions[is_token].sum(dtype="float64")), n_bytes)}
 
 
+def make_model(config: QRNNConfig, tokenizer: PreTrainedTokenizerFast, file: Path) -> QRNNForCausalLM:
+    """A new model for the vocabulary of the tokenizer; `file` is what the configuration was read from."""
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.convert_tokens_to_ids([PAD, BEGIN, END])
+    with one_line_error(file, ValueError):
+        return QRNNForCausalLM(config)
+
+
+def make_trainer(
+    model: QRNNForCausalLM,
+    training_args: TrainingArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    sequences: list[list[int]],
+    held_out: Part,
+) -> ResumableTrainer:
+    with one_line_trainer_error():
+        return ResumableTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
+            eval_dataset=datasets.Dataset.from_dict({"input_ids": held_out.documents}),
+            processing_class=tokenizer,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            preprocess_logits_for_metrics=token_losses,
+            compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out.n_bytes),
+        )
+
+
+def draw_curve(history: list[dict], train: Part, baselines: dict[str, float], path: Path) -> None:
+    """All in bits per byte, also the training loss, which the trainer logs in nats per token."""
+    bits_per_nat = bits(train.n_tokens, train.n_bytes)
+    trained = [(step, loss * bits_per_nat) for step, loss in points(history, "loss")]
+    plot_loss(trained, points(history, "eval_bits_per_byte"), "bits per byte", path, baselines)
+
+
+def describe_run(
+    args: argparse.Namespace, source: str, train: Part, held_out: Part, trainer: ResumableTrainer, settings: dict
+) -> dict:
+    """What the card says of the run, but for its results and the sample."""
+    return {
+        "name": args.output_dir.resolve().name,
+        "source": source,
+        "train_blocks": len(train.texts),
+        "train_bytes": train.n_bytes,
+        "train_tokens": train.n_tokens,
+        "held_out_blocks": len(held_out.texts),
+        "held_out_bytes": held_out.n_bytes,
+        "held_out_tokens": held_out.n_tokens - len(held_out.documents),  # the begin marks are given
+        "vocab_size": len(trainer.processing_class),
+        "parameters": trainer.model.num_parameters(),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "block_length": args.block_length,
+        "device": describe_device(trainer.args.device),
+        "versions": describe_versions(),
+        "model_settings": args.model_config.read_text(encoding="utf-8").strip(),
+        "training_settings": yaml.safe_dump(settings, sort_keys=False).strip(),
+    }
+
+
 def write_card(run: dict, dataset: str | None, path: Path) -> None:
     card = ModelCard.from_template(ModelCardData(), template_path=str(MODEL_CARD), run=run)
     card.data.model_name = run["name"]
@@ -322,44 +406,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = QRNNConfig.from_dict(read_model_config(args.model_config, QRNNConfig))
     set_seed(training_args.seed)
 
-    text, source = read_text(args)
-    if len(text) > args.max_characters:
-        text, source = text[: args.max_characters], f"{source}, the first {args.max_characters:,} characters"
-    train_texts, held_out_texts = split_text(text)
+    train_texts, held_out_texts, source = prepare_text(args)
     with one_line_error("--output-dir", OSError):
         args.output_dir.mkdir(parents=True, exist_ok=True)
-    train_bytes, held_out_bytes = count_bytes(train_texts), count_bytes(held_out_texts)
     print(f"Text: {source}")
-    print(f"      {train_bytes:,} bytes to train on, {held_out_bytes:,} bytes held out (one block in ten)")
+    n_train, n_held_out = count_bytes(train_texts), count_bytes(held_out_texts)
+    print(f"      {n_train:,} bytes to train on, {n_held_out:,} bytes held out (one block in ten)")
 
     tokenizer = byte_level_bpe(train_texts, config.vocab_size)
-    train_documents, held_out_documents = encode(train_texts, tokenizer), encode(held_out_texts, tokenizer)
-    train_tokens = sum(map(len, train_documents))
-    sequences = pack(train_documents, args.block_length)
+    train, held_out = (Part(texts, encode(texts, tokenizer)) for texts in (train_texts, held_out_texts))
+    sequences = pack(train.documents, args.block_length)
     if not sequences:
-        stop(f"--block-length {args.block_length} is more than all {train_tokens:,} tokens")
-    print(f"Tokenizer: {len(tokenizer):,} tokens, {train_bytes / train_tokens:.2f} bytes per token")
+        stop(f"--block-length {args.block_length} is more than all {train.n_tokens:,} tokens")
+    print(f"Tokenizer: {len(tokenizer):,} tokens, {train.n_bytes / train.n_tokens:.2f} bytes per token")
 
-    baselines = measure_baselines(train_documents, held_out_documents, tokenizer, held_out_bytes)
+    baselines = measure_baselines(train.documents, held_out.documents, tokenizer, held_out.n_bytes)
     print("Baselines:", ", ".join(f"{name} {value:.3f} bits per byte" for name, value in baselines.items()))
 
-    config.vocab_size = len(tokenizer)
-    config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.convert_tokens_to_ids([PAD, BEGIN, END])
-    with one_line_error(args.model_config, ValueError):
-        model = QRNNForCausalLM(config)
+    model = make_model(config, tokenizer, args.model_config)
     print(f"Model: {config.num_hidden_layers} layers of {config.hidden_size}, {model.num_parameters():,} parameters")
 
-    with one_line_trainer_error():
-        trainer = ResumableTrainer(
-            model=model,
-            args=training_args,
-            train_dataset=datasets.Dataset.from_dict({"input_ids": sequences}),
-            eval_dataset=datasets.Dataset.from_dict({"input_ids": held_out_documents}),
-            processing_class=tokenizer,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-            preprocess_logits_for_metrics=token_losses,
-            compute_metrics=functools.partial(held_out_metrics, n_bytes=held_out_bytes),
-        )
+    trainer = make_trainer(model, training_args, tokenizer, sequences, held_out)
     trained = trainer.train().metrics
     check_weights(trainer)
     results = {"QRNN": trainer.evaluate()["eval_bits_per_byte"], **baselines}
@@ -367,39 +434,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not trainer.is_world_process_zero():
         return
 
-    prompt = args.prompt or " ".join(held_out_texts[0].split()[:8])
+    prompt = args.prompt or " ".join(held_out.texts[0].split()[:8])
     sample = write_sample(args.output_dir, prompt, training_args.seed)
-    bits_per_nat = bits(train_tokens, train_bytes)  # what a loss of one nat per token is per byte
-    history = trainer.state.log_history
-    plot_loss(
-        [(step, loss * bits_per_nat) for step, loss in points(history, "loss")],
-        points(history, "eval_bits_per_byte"),
-        "bits per byte",
-        args.output_dir / "loss_curve.png",
-        baselines,
-    )
-    run = {
-        "name": args.output_dir.resolve().name,
-        "source": source,
-        "train_blocks": len(train_texts),
-        "train_bytes": train_bytes,
-        "train_tokens": train_tokens,
-        "held_out_blocks": len(held_out_texts),
-        "held_out_bytes": held_out_bytes,
-        "held_out_tokens": sum(map(len, held_out_documents)) - len(held_out_documents),
-        "vocab_size": len(tokenizer),
-        "parameters": model.num_parameters(),
-        "results": results,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "block_length": args.block_length,
-        "seconds": trained["train_runtime"],
-        "device": describe_device(training_args.device),
-        "versions": describe_versions(),
-        "model_settings": args.model_config.read_text(encoding="utf-8").strip(),
-        "training_settings": yaml.safe_dump(training_settings, sort_keys=False).strip(),
-        "sample": sample,
-    }
+    draw_curve(trainer.state.log_history, train, baselines, args.output_dir / "loss_curve.png")
+    run = describe_run(args, source, train, held_out, trainer, training_settings)
+    run |= {"results": results, "seconds": trained["train_runtime"], "sample": sample}
     write_card(run, args.dataset, args.output_dir / "README.md")
     push(trainer)
     report(run, args.output_dir, time.perf_counter() - started)
