@@ -13,8 +13,8 @@
 # limitations under the License.
 """The Quasi-Recurrent Neural Network (Bradbury et al. 2017) as a Hugging Face Transformers model.
 
-Importing the package registers its models with Transformers' Auto classes and its pipelines with `pipeline`, and
-nothing else.
+Importing the package registers its models, its cache layers and its pipelines with Transformers, and its operators
+with torch.
 """
 
 from transformers import (
@@ -105,6 +105,7 @@ _PIPELINES = {
     "translation": (TranslationPipeline, AutoModelForSeq2SeqLM),
 }
 
+# Transformers 5 refuses the names of some of these tasks (`REMOVED_TASKS`); from here on they are served again.
 for _task, (_pipeline_class, _auto_class) in _PIPELINES.items():
     PIPELINE_REGISTRY.register_pipeline(_task, _pipeline_class, pt_model=_auto_class, type="text")
     REMOVED_TASKS.pop(_task, None)

@@ -303,11 +303,16 @@ def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def widths_of(conv_state: torch.Tensor, recurrent_state: torch.Tensor) -> list[int]:
+    """The channels and columns of a layer's convolution state and the width of its recurrent state."""
+    return [*conv_state.shape[1:], recurrent_state.shape[1]]
+
+
 def cache_from_tensors(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> DynamicCache:
     """A cache with the state that `cache_tensors` gave; a `ValueError` if `config` is that of another model."""
     num_layers = sum(name.endswith(".length") for name in tensors)
     layers = [[tensors[f"layers.{index}.{name}"] for name in STATE_PARTS] for index in range(num_layers)]
-    check_widths([[*conv_state.shape[1:], c.shape[1]] for conv_state, c, _ in layers], config, "state")
+    check_widths([widths_of(conv_state, c) for conv_state, c, _ in layers], config, "state")
     cache = DynamicCache(config=config)
     for layer, (conv_state, recurrent_state, length) in zip(cache.layers, layers, strict=True):
         layer.update_recurrent_state(recurrent_state)
@@ -347,7 +352,7 @@ def save_recurrent_state(cache: Cache, path: str | os.PathLike) -> None:
         3
     """
     tensors = cache_tensors(cache)
-    widths = [[*layer.conv_states[0].shape[1:], layer.recurrent_states[0].shape[1]] for layer in cache.layers]
+    widths = [widths_of(layer.conv_states[0], layer.recurrent_states[0]) for layer in cache.layers]
     save_file(tensors, path, metadata={"format": QRNNCacheLayer._layer_type, "widths": json.dumps(widths)})
 
 
@@ -385,4 +390,5 @@ def load_recurrent_state(
                 f"but {path} has the format {metadata.get('format')}"
             )
         check_widths(json.loads(metadata["widths"]), config, "path")
-        return cache_from_tensors({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, for it is no mapping
+        return cache_from_tensors(tensors, config)

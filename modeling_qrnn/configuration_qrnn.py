@@ -29,7 +29,7 @@ _weight = interval(min=0.0)
 
 
 def _or_none(is_allowed: Callable[[Any], bool], allowed: str) -> Callable[..., Any]:
-    """A field with values of that kind, or `None`."""
+    """A validated field: `None`, or a value for which `is_allowed` holds."""
 
     @as_validated_field
     def validated(value):
@@ -281,7 +281,7 @@ class QRNNConfig(QRNNTextConfig, QRNNClassifierConfig):
             Width of a hidden layer in the sequence classification head, with batch normalisation as in MultiFiT, which
             cannot train on a batch of one row (`dataloader_drop_last=True` in `Trainer`); `None` for one linear layer.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of initial weights, but for two kinds, of which the next two fields tell.
+            Standard deviation of the initial weights, but for those of the next two fields.
         gate_initializer_range (`float`, *optional*):
             Standard deviation of the gate projections' initial weights. `None` is torch's own
             `uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))`, which suits any width. Under plain SGD with clipped gradients
@@ -504,11 +504,11 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
         temporal_pooling_size (`int`, defaults to 2):
             How many of them become one; means nothing without `temporal_pooling`.
         mask_time_prob (`float`, defaults to 0.0):
-            SpecAugment in training: about which part of the frames is hidden, in spans.
+            SpecAugment in training: about the share of the frames that is hidden, in spans.
         mask_time_length (`int`, defaults to 10):
             Length of such a span, in frames.
         mask_feature_prob (`float`, defaults to 0.0):
-            About which part of the features is hidden, throughout an utterance, in bands.
+            About the share of the features that is hidden, throughout an utterance, in bands.
         mask_feature_length (`int`, defaults to 10):
             Width of such a band, in features.
         vocab_size (`int`, defaults to 32):

@@ -22,6 +22,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .pooling_qrnn import (
     GATES,
+    CandidateActivation,
+    Pooling,
     check_options,
     last_real_position,
     recurrent_pooling,
@@ -102,8 +104,9 @@ class ConvolutionWindow:
         self.x = x
         self.taps = conv_state.shape[2]  # how many tokens back the convolution reaches
         self.tokens = torch.cat([conv_state.transpose(1, 2).to(x.dtype), x], dim=1) if self.taps else x
-        self.is_shifted = self.taps == 0 or (is_real is None and is_start is None)
-        if not self.is_shifted:
+        # The taps are the tokens just before: no pads or starts of segments to step over.
+        self.has_plain_taps = self.taps == 0 or (is_real is None and is_start is None)
+        if not self.has_plain_taps:
             self._locate(is_real, is_start)
 
     def _locate(self, is_real: torch.Tensor | None, is_start: torch.Tensor | None) -> None:
@@ -128,7 +131,7 @@ class ConvolutionWindow:
 
     def _preceding(self, first: int, last: int) -> list[torch.Tensor]:
         """The tokens before each of the positions `first` to `last - 1`, in pieces along the last dimension."""
-        if self.is_shifted:
+        if self.has_plain_taps:
             return [self.tokens[:, tap + first : tap + last] for tap in range(self.taps)]
         # A lookup copies whole rows, where `gather` would read an index for each number.
         row_starts = torch.arange(self.tokens.shape[0], device=self.tokens.device) * self.tokens.shape[1]
@@ -141,7 +144,7 @@ class ConvolutionWindow:
         """`(batch, seq_len, kernel_size * input)`, oldest tap first: what the gate projection multiplies."""
         if self.taps == 0:
             return self.x
-        if self.is_shifted and self.x.shape[1] == 1:
+        if self.has_plain_taps and self.x.shape[1] == 1:
             return self.tokens.flatten(1)[:, None]
         return torch.cat([*self._preceding(0, self.x.shape[1]), self.x], dim=-1)
 
@@ -155,7 +158,7 @@ class ConvolutionWindow:
 
     def next_state(self) -> torch.Tensor:
         """The `conv_state` for the next chunk, `(batch, input, kernel_size - 1)`."""
-        if self.is_shifted:
+        if self.has_plain_taps:
             # A copy, for a view would keep the whole chunk in memory, and in files.
             return self.tokens[:, self.tokens.shape[1] - self.taps :].transpose(1, 2).clone()
         return self.states(self.x.shape[1] - 1).squeeze(1)
@@ -237,10 +240,10 @@ class QRNNLayer(nn.Module):
         input_size: int,
         hidden_size: int,
         kernel_size: int = 2,
-        pooling: Literal["f", "fo", "ifo"] = "fo",
+        pooling: Pooling = "fo",
         bias: bool = True,
         zoneout: float = 0.0,
-        candidate_activation: Literal["tanh", "identity", "relu"] = "tanh",
+        candidate_activation: CandidateActivation = "tanh",
         weight_dropout: float = 0.0,
         causal: bool = True,
         reverse: bool = False,
@@ -334,14 +337,14 @@ class QRNNLayer(nn.Module):
             `(batch, seq_len, hidden_size)` and `conv_state` `(batch, seq_len, input_size, kernel_size - 1)`.
 
         Raises:
-            ValueError: if a shape does not fit, the sequence is empty, a layer that cannot go on from a state (not
-                causal, or subsampling) is given one, a layer that cannot either, is reversed or zones out is asked
-                for its history, or a subsampling layer is given segments, asked for its state at each step, or left
-                with no whole pool.
+            ValueError: if a shape does not fit or the sequence is empty; if `state` is given to a layer that is
+                subsampling or not causal; if `return_history` is set in a layer that is subsampling, not causal or
+                reversed, or while zoneout is random; if a subsampling layer gets `segment_ids` or `return_ungated`,
+                or too few steps for one pool.
         """
         self._check_inputs(x, state, segment_ids, gate_bias)
         if return_ungated and self.is_subsampling:
-            raise ValueError("`return_ungated` must be False in a subsampling layer")
+            raise ValueError("`return_ungated` must be False in a subsampling layer, got True")
         if return_history:
             self._check_history()
         is_real = token_mask(attention_mask, x.shape[0], x.shape[1])
@@ -440,7 +443,7 @@ class QRNNLayer(nn.Module):
         return torch.cat([before, after[:, :, :-1].flip(1, 2)], dim=2).flatten(2)
 
     def _take_strides(self, inputs: torch.Tensor, is_real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each `stride`-th step in reading order, real steps first, and how many of each row are real."""
+        """Each `stride`-th step from the first of the sequence on, real steps first, and how many of each row are."""
         if self.reverse:
             inputs, is_real = inputs.flip(1), None if is_real is None else is_real.flip(1)
         inputs, lengths = real_first(inputs, is_real)
@@ -540,7 +543,7 @@ class QRNN(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         kernel_size: int | list[int] = 2,
-        pooling: Literal["f", "fo", "ifo"] = "fo",
+        pooling: Pooling = "fo",
         bias: bool = True,
         dropout: float = 0.0,
         zoneout: float = 0.0,

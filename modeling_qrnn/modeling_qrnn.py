@@ -44,7 +44,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
-from .cache_qrnn import QRNNCacheLayer
+from .cache_qrnn import QRNNCacheLayer, widths_of
 from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
 from .layers_qrnn import QRNNLayer, dropout
 from .pooling_qrnn import state_dtype, token_mask
@@ -261,13 +261,19 @@ class QRNNBlock(GradientCheckpointingLayer):
 
 @contextmanager
 def own_class(model: PreTrainedModel) -> Iterator[None]:
-    """The class that a model had before FSDP2 gave it one of torch's, whose code would be saved in place of ours."""
+    """Give a model back its own class for a while: FSDP2 replaces it by one of torch's, whose code would be saved."""
     sharded = type(model)
     model.__class__ = next(cls for cls in sharded.__mro__ if not cls.__module__.startswith("torch."))
     try:
         yield
     finally:
         model.__class__ = sharded
+
+
+def init_by_fan_in(weight: torch.Tensor) -> None:
+    """Draw as torch's own linear layers do: uniformly from -1/sqrt(fan_in) to 1/sqrt(fan_in)."""
+    bound = weight.shape[1] ** -0.5
+    init.uniform_(weight, -bound, bound)
 
 
 class QRNNPreTrainedModel(PreTrainedModel):
@@ -308,8 +314,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
 
     def _init_gates(self, weight: torch.Tensor):
         if self.config.gate_initializer_range is None:
-            bound = weight.shape[1] ** -0.5
-            init.uniform_(weight, -bound, bound)
+            init_by_fan_in(weight)
         else:
             init.normal_(weight, std=self.config.gate_initializer_range)
 
@@ -407,8 +412,8 @@ class QRNNPreTrainedModel(PreTrainedModel):
         for index, (layer, expected) in enumerate(zip(layers, self.state_widths, strict=True)):
             if not layer.has_previous_state[0]:
                 continue
-            conv_state, recurrent_state = layer.conv_states[0], layer.recurrent_states[0]
-            widths = (*conv_state.shape[1:], recurrent_state.shape[1])
+            conv_state = layer.conv_states[0]
+            widths = tuple(widths_of(conv_state, layer.recurrent_states[0]))
             if conv_state.shape[0] != batch_size or widths != expected:
                 advice = ". Several sequences of each row, or beams, need `cache.batch_repeat_interleave(n)` first"
                 is_multiple = widths == expected and len(conv_state) > 0 and batch_size % len(conv_state) == 0
@@ -419,9 +424,9 @@ class QRNNPreTrainedModel(PreTrainedModel):
                 )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as any Transformers model, with the code, and every head in the `auto_map`, whichever is saved.
+        """Save as any Transformers model does, together with the code; the `auto_map` names every head.
 
-        The code of a class that no Auto class knows is not saved, so nothing refers to it either. See
+        It leaves out what no Auto class is registered for, as a subclass: the code of that is not saved. See
         `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
         saved = {
@@ -524,11 +529,11 @@ class QRNNModel(QRNNPreTrainedModel):
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         batch_size, seq_len, _ = inputs_embeds.shape
-        self._check_marks(position_ids, seq_idx, kwargs.get("cu_seq_lens_q"), batch_size, seq_len)
+        cu_seq_lens = kwargs.get("cu_seq_lens_q")
+        self._check_marks(position_ids, seq_idx, cu_seq_lens, batch_size, seq_len)
         self._check_cache(cache, use_cache, batch_size)
 
         is_unmarked = attention_mask is None and cache is None
-        cu_seq_lens = kwargs.get("cu_seq_lens_q")
         if not is_unmarked or (position_ids is not None and self._is_one_sequence(position_ids)):
             position_ids = None
         segment_ids = packed_segments(position_ids, seq_idx, cu_seq_lens, batch_size, seq_len)
@@ -607,9 +612,9 @@ def check_classes(labels: torch.Tensor, num_labels: int, ignore_index: int = -10
 
 
 def in_dtype_of(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What comes from outside of the model, as a layer takes it: in the dtype of its weights.
+    """Cast an input from outside of the model to the dtype of a layer's weights.
 
-    One that is quantised takes it as it is; but those of `torch.ao`, whose weight is a method, take float32.
+    Layers with quantised weights take it as it is, but those of `torch.ao`, whose `weight` is a method, take float32.
     """
     weight = getattr(linear, "weight", x)
     if not isinstance(weight, torch.Tensor):
@@ -673,7 +678,7 @@ def warn_of_miscount(
 
 
 def gathers_shards(generate: Callable) -> Callable:
-    """A `generate` that calls parts of the model: of itself FSDP2 gathers the weights for calls of the whole alone.
+    """Decorate a `generate` that calls parts of the model: FSDP2 gathers the shards of weights for whole calls alone.
 
     The model must be the root that was sharded; for a wrapper around it `register_fsdp_forward_method` is the way.
     """
@@ -691,9 +696,9 @@ def gathers_shards(generate: Callable) -> Callable:
 
 
 class EndedRows(StoppingCriteriaList):
-    """Stopping criteria that keep where each row ended: the pads that `generate` writes after it are no text.
+    """Stopping criteria that remember where each row ended, for `generate` fills ended rows up with pads.
 
-    Attention can be told later not to look at them; a recurrent state must not have read them.
+    Attention can be told afterwards to ignore them; a recurrent state must not have read them.
     """
 
     NEVER = torch.iinfo(torch.int64).max
@@ -758,6 +763,7 @@ class QRNNGenerationMixin(GenerationMixin):
                 "give a text that goes on after those, or new tokens with an `attention_mask` over the old and the new"
             )
         super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+        # On the generation config, for `_get_stopping_criteria` is not given the arguments of the model.
         generation_config._ended_rows = None
         if generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             ended_rows = generation_config._ended_rows = model_kwargs["ended_rows"] = EndedRows()
@@ -784,7 +790,7 @@ class QRNNGenerationMixin(GenerationMixin):
             )
 
     def _get_stopping_criteria(self, generation_config, *args, **kwargs) -> StoppingCriteriaList:
-        """As in Transformers, and where they have pads follow the end of a row, they keep where it was."""
+        """As in Transformers; where an end token stops rows one by one, they also remember where each row ended."""
         criteria = super()._get_stopping_criteria(generation_config, *args, **kwargs)
         ended_rows = getattr(generation_config, "_ended_rows", None)
         if ended_rows is None or not any(hasattr(criterion, "eos_token_id") for criterion in criteria):

@@ -20,7 +20,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin, LogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
@@ -49,6 +48,7 @@ from .modeling_qrnn import (
     check_token_labels,
     chunk_mask,
     gathers_shards,
+    init_by_fan_in,
     make_lm_head,
     make_norm,
     make_projection,
@@ -88,9 +88,9 @@ def labels_begun(labels: torch.Tensor) -> torch.Tensor:
 
 
 class QRNNAttentionProjection(nn.Linear):
-    """A linear layer of the attention, in a model with norms the only one whose first weights are not small.
+    """A linear layer of the attention, of a class of its own: its initial weights are wide in models with norms too.
 
-    Queries and keys of small weights agree with each other equally, and learn next to nothing from that.
+    With small ones every query agrees with all keys alike, and learns next to nothing from that.
     """
 
     def __init__(self, width: int):
@@ -381,8 +381,7 @@ class QRNNSeq2SeqDecoder(QRNNSeq2SeqPreTrainedModel):
         is_widely_drawn = self.config.norm is None or isinstance(module, QRNNAttentionProjection)
         if isinstance(module, nn.Linear) and not hasattr(module, "forget_gate") and is_widely_drawn:
             # Without norms small weights would starve what comes after, as in the case of the embeddings.
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
+            init_by_fan_in(module.weight)
         else:
             super()._init_weights(module)
 
@@ -701,7 +700,7 @@ class QRNNForConditionalGeneration(QRNNSeq2SeqPreTrainedModel, QRNNGenerationMix
             sources = input_ids, inputs_embeds, None if encoder_outputs is None else encoder_outputs[0]
             source = next((given for given in sources if given is not None), labels)
             shape = source.shape[0], labels.shape[-1]
-            check_token_labels(labels, shape, self.config.vocab_size, **kwargs)
+            check_token_labels(labels, shape, self.config.vocab_size, **kwargs)  # before they are shifted
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             if decoder_attention_mask is None:
                 decoder_attention_mask = labels_begun(labels)

@@ -18,7 +18,6 @@ from typing import NoReturn
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -42,6 +41,7 @@ from .modeling_qrnn import (
     chunk_mask,
     has_values,
     in_dtype_of,
+    init_by_fan_in,
     make_classifier,
     make_norm,
     read_out,
@@ -50,7 +50,7 @@ from .pooling_qrnn import last_real_position, token_mask
 
 
 def draw_spans(batch_size: int, size: int, probability: float, length: int, device: torch.device) -> torch.Tensor:
-    """Hide random spans of an axis, as SpecAugment does: each position begins one with `probability / length`.
+    """Draw the spans of an axis that SpecAugment hides: each position begins one with `probability / length`.
 
     Returns:
         `(batch, size)` bool, true where hidden. Spans overlap and may be cut by the end, so that a little less than
@@ -85,7 +85,7 @@ class QRNNSubsampling(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, num_frames, features)` to `(batch, ceil(num_frames / ratio), hidden)`; missing frames are zero."""
         num_frames = frames.shape[1]
-        filled = (num_frames + self.ratio - 1) // self.ratio * self.ratio  # a multiple also to the eyes of an exporter
+        filled = (num_frames + self.ratio - 1) // self.ratio * self.ratio  # torch.export sees that this is a multiple
         frames = F.pad(frames, (0, 0, 0, filled - num_frames)).unflatten(1, (-1, self.stride)).flatten(2)
         outputs = F.relu(self.conv(in_dtype_of(self.conv, frames)))
         if self.pooling is None:
@@ -113,8 +113,7 @@ class QRNNSpeechPreTrainedModel(QRNNPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if module is self.base_model.subsampling.conv:  # as wide as the gate projections
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
+            init_by_fan_in(module.weight)
 
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor) -> torch.Tensor:
         """How many steps so many frames make: `ceil(frames / subsampling_ratio)`."""
@@ -302,8 +301,8 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
         loss = None
         if labels is not None:
             batch_size, num_steps, _ = logits.shape
-            lengths = logits.new_full((batch_size,), num_steps, dtype=torch.long)
-            lengths = lengths if is_real is None else is_real.sum(dim=1)
+            all_steps = logits.new_full((batch_size,), num_steps, dtype=torch.long)
+            lengths = all_steps if is_real is None else is_real.sum(dim=1)
             self._check_labels(labels, lengths)
             loss = self.loss_function(
                 logits=logits,
@@ -343,10 +342,11 @@ class QRNNForCTC(QRNNSpeechPreTrainedModel):
             )
         labels = labels.to(lengths.device)
         is_token = (labels != -100) & (labels != self.config.pad_token_id)
-        if bool((is_token & ((labels < 0) | (labels >= self.config.vocab_size))).any()):
+        wrong = labels[is_token & ((labels < 0) | (labels >= self.config.vocab_size))]
+        if len(wrong):
             raise ValueError(
                 f"`labels` must lie between 0 and vocab_size - 1 = {self.config.vocab_size - 1}, or be -100, "
-                f"got values from {int(labels.min())} to {int(labels.max())}"
+                f"got {int(wrong[0])}"
             )
         if self.config.ctc_zero_infinity:
             return

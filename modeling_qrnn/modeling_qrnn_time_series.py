@@ -46,6 +46,7 @@ from .modeling_qrnn import (
     chunk_mask,
     gathers_shards,
     in_dtype_of,
+    init_by_fan_in,
     make_norm,
 )
 from .pooling_qrnn import state_dtype
@@ -68,8 +69,8 @@ class QRNNTimeSeriesPredictionOutput(ModelOutput):
     loss: torch.Tensor | None = None
     """0-dim, if there are future values."""
     prediction_outputs: torch.Tensor | None = None
-    """`(batch, prediction_length, channels)`, the forecast: the mean, or the median of `"mae"` and `"quantile"`, or
-    of quantiles on one side of it the nearest."""
+    """`(batch, prediction_length, channels)`, the forecast: the mean; for `"mae"` and `"quantile"` the median, or the
+    quantile nearest to it where all lie on one side; for `"huber"` what lies between mean and median."""
     params: tuple[torch.Tensor, ...] | None = None
     """What the head says in the scale of the model: of a distribution each parameter, `(batch, prediction_length,
     channels)`; the quantiles, with one more dimension; or the forecast."""
@@ -137,8 +138,8 @@ class QRNNTimeSeriesScaler(nn.Module):
             return origin, unit
         count = is_observed.sum(dim=1)
         if self.scaling == "mean":
-            size = (values - origin[:, None]).abs().masked_fill(~is_observed, 0).sum(dim=1) / count.clamp(min=1)
-            return origin, torch.where(size > 0, size, unit)
+            magnitude = (values - origin[:, None]).abs().masked_fill(~is_observed, 0).sum(dim=1) / count.clamp(min=1)
+            return origin, torch.where(magnitude > 0, magnitude, unit)
 
         # Measured from the last value, so that a constant series has a deviation of exactly zero.
         position = torch.arange(values.shape[1], device=values.device)[:, None] * is_observed
@@ -238,8 +239,7 @@ class QRNNTimeSeriesPreTrainedModel(QRNNPreTrainedModel):
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.Linear) and not hasattr(module, "forget_gate"):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
+            init_by_fan_in(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, QRNNTimeSeriesScaler):
@@ -535,7 +535,11 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 
 class QRNNTimeSeriesGenerationMixin:
-    """Sample paths. By its name Transformers knows that a model that is loaded with its code needs no other one."""
+    """`generate` for models of time series, which draws sample paths.
+
+    To remote code that has a `generate`, Transformers adds its own mixin, for tokens, unless a base class is called a
+    `GenerationMixin`, as this one is.
+    """
 
     # What the class that it is mixed into has
     config: QRNNTimeSeriesConfig
@@ -549,7 +553,7 @@ class QRNNTimeSeriesGenerationMixin:
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Not tokens, which is what Transformers asks."""
+        """False: Transformers asks about tokens, and this draws numbers."""
         return False
 
     @gathers_shards

@@ -592,14 +592,9 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
 
     step, calendar_step = (stamps.to_series().diff().min() for stamps in (index, index.tz_localize(None)))
     days = round(calendar_step / pd.Timedelta(days=1))  # a change of clocks at midnight makes one shorter
-    if days >= SHORTEST_MONTH:
-        months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
-        kinds = [pd.offsets.MonthEnd, pd.offsets.MonthBegin, pd.offsets.BMonthEnd, pd.offsets.BMonthBegin]
-        candidates = [kind(months) for kind in kinds]
-        if index[0].day <= SHORTEST_MONTH:  # a later one would not come back after February
-            candidates.append(pd.DateOffset(months=months))
-        for frequency in filter(fits, candidates):
-            return frequency
+    months = next(filter(fits, numbers_of_months(index)), None) if days >= SHORTEST_MONTH else None
+    if months is not None:
+        return months
     business_day = pd.offsets.BDay()
     has_weekend = len(stamps_between(index, business_day)) < len(stamps_between(index, pd.offsets.Day()))
     if days == 1 and has_weekend and fits(business_day):
@@ -615,6 +610,16 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
             if fits(on_the_clock := pd.DateOffset(hours=hours)):
                 return on_the_clock
     return passing
+
+
+def numbers_of_months(index: pd.DatetimeIndex) -> list[pd.DateOffset]:
+    """The greatest number of months that divides all distances, from ends, from starts, and from the first day."""
+    months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
+    kinds = [pd.offsets.MonthEnd, pd.offsets.MonthBegin, pd.offsets.BMonthEnd, pd.offsets.BMonthBegin]
+    candidates = [kind(months) for kind in kinds]
+    if index[0].day <= SHORTEST_MONTH:  # a later one would not come back after February
+        candidates.append(pd.DateOffset(months=months))
+    return candidates
 
 
 def following_stamps(index: pd.DatetimeIndex, step: pd.DateOffset, length: int) -> pd.DatetimeIndex:

@@ -49,8 +49,8 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+# Steps between the saved states: of long sequences they take less than 2 % of the memory of the gates.
 CHECKPOINT_STEPS = 64
-"""Steps between the saved states: of long sequences they take less than 2 % of the memory of the gates."""
 
 # Threads take whole blocks of channels. The grid of blocks does not depend on the number of threads, so neither does
 # where the vector instructions of a row begin and end, nor any bit of the result.
@@ -92,6 +92,9 @@ def _pointer(typing_context, address):
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.intp), generate
+
+
+# A function without a body is a name for Numba: in kernels the `@overload` that follows it stands in its place.
 
 
 def _load(number):

@@ -16,7 +16,7 @@
 The file reads top to bottom: what a mask and a segment mean, the zoneout hash, the textbook loop that defines every
 result (`"reference"`), the same with in-place loops and a hand-written backward (`"torch"`), the same in blocks for
 exported programs, the operators through which autograd and compilers see `"torch"` and the kernels of other files
-(`"numba"`, `"triton"`), and the public function.
+(`"numba"`, `"triton"`), the choice among all these, and the public functions.
 """
 
 import functools
@@ -273,9 +273,9 @@ def _step_pooling(
 # --- "torch": whole-tensor activations, in-place loops over time -----------------------------------------------------
 
 
-# Fainter gradients are zero. On the way back from the last loss each step shrinks them by the forget gate. In the end
-# they, and before that their products with weights, are subnormal, with which a matrix product is a hundred times as
-# slow on some CPUs. This bound leaves room for weights and activations down to 2^-26.
+# Gradients fainter than this become zero. Each step back in time multiplies a gradient by a forget gate below one: far
+# from the last loss it, and before that its products with weights, become subnormal, and a matrix product of subnormal
+# numbers is a hundred times as slow on some CPUs. The bound leaves room for weights and activations down to 2^-26.
 _FAINTEST_GRADIENTS = {torch.float32: 2.0**-100, torch.float64: 2.0**-996}
 
 
@@ -550,6 +550,13 @@ def _differentiate_backward(ctx, grad_grad_logits, grad_grad_state):
     return *second, None, None, None, None, None, None, None
 
 
+def _setup_forward_context(ctx, inputs, output):
+    gate_logits, initial_state, *marks, pooling, candidate_activation, zoneout = inputs
+    ctx.save_for_backward(gate_logits, initial_state, output[2], *marks)
+    ctx.options = (pooling, candidate_activation, zoneout)
+    ctx.mark_non_differentiable(output[2])
+
+
 def _setup_backward_context(ctx, inputs, output):
     grad_h, grad_c_last, gate_logits, initial_state, _, *marks, pooling, candidate_activation, zoneout = inputs
     ctx.save_for_backward(grad_h, grad_c_last, gate_logits, initial_state, *marks)
@@ -590,12 +597,6 @@ def _define(
             initial_state.new_empty(batch_size, n_checkpoints, hidden_size),
         )
 
-    def setup_context(ctx, inputs, output):
-        gate_logits, initial_state, *marks, pooling, candidate_activation, zoneout = inputs
-        ctx.save_for_backward(gate_logits, initial_state, output[2], *marks)
-        ctx.options = (pooling, candidate_activation, zoneout)
-        ctx.mark_non_differentiable(output[2])
-
     def differentiate(ctx, grad_h, grad_c_last, _):
         if _is_transformed(grad_h, grad_c_last):  # what comes back may be, where the inputs were not
             gate_logits, initial_state, _, *marks = ctx.saved_tensors
@@ -614,7 +615,7 @@ def _define(
             schema=f"(Tensor gate_logits, Tensor initial_state, {_MARKS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
         )
         operator.register_fake(fake_pooling)
-        operator.register_autograd(differentiate, setup_context=setup_context)
+        operator.register_autograd(differentiate, setup_context=_setup_forward_context)
         operator = torch.library.custom_op(
             f"modeling_qrnn::{backward_name}",
             backward,
@@ -627,8 +628,8 @@ def _define(
     return _Operators(getattr(torch.ops.modeling_qrnn, forward_name), getattr(torch.ops.modeling_qrnn, backward_name))
 
 
-# The kernels of optional packages are imported when they are first needed: importing them takes a while, and may fail.
-# One function for each, as the Hub's loader finds the files of a model by these very lines.
+# Optional kernels are imported when they are first needed: the import is slow, and may fail. Each has a function of
+# its own with its import written out, for the Hub's loader finds a model's files by such lines.
 
 
 def _numba_pooling(*arguments):
@@ -667,7 +668,7 @@ _OPERATORS = {
 
 _BACKENDS = ("reference", *_OPERATORS)
 
-_RUN: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
+_IMPLEMENTATIONS: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
     "reference": _reference_pooling,
     "step": _step_pooling,
     "exported": _exported_pooling,
@@ -726,7 +727,13 @@ def _log_fallback(backend: str, failure: Exception) -> None:
 
 @torch.compiler.assume_constant_result  # an import is nothing to trace
 def _is_ready(
-    backend: str, pooling: str, candidate_activation: str, dtype: torch.dtype, trains: bool, is_demanded: bool
+    backend: str,
+    pooling: str,
+    candidate_activation: str,
+    dtype: torch.dtype,
+    trains: bool,
+    *,
+    is_demanded: bool = False,
 ) -> bool:
     """Whether a backend can be used. If not, one log line says why, or an error if it was demanded by name."""
     failure = _failure(backend, pooling, candidate_activation, dtype, trains)
@@ -764,7 +771,7 @@ def _choose_backend(
         if torch.compiler.is_exporting():
             return "exported"  # the program may run where this package is missing
         kernels = "triton" if gate_logits.is_cuda else "numba"
-        return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options, False) else "torch"
+        return kernels if _is_served(kernels, gate_logits) and _is_ready(kernels, *options) else "torch"
     if backend not in _BACKENDS:
         raise ValueError(f"`backend` must be None or one of {list(_BACKENDS)}, got {backend!r}")
     if backend != "reference" and _is_transformed(gate_logits, initial_state):
@@ -777,7 +784,7 @@ def _choose_backend(
             f"`backend={backend!r}` has no kernels for {gate_logits.dtype} on {gate_logits.device}: those of 'numba' "
             "are for float32, float64 and bfloat16 on a CPU, those of 'triton' for a GPU"
         )
-    _is_ready(backend, *options, True)
+    _is_ready(backend, *options, is_demanded=True)
     return backend
 
 
@@ -873,7 +880,7 @@ def recurrent_pooling(
         attention_mask: `(batch, at least seq_len)`, non-zero at real tokens; its last `seq_len` columns count. At a
             pad the state is held and `h` is zero.
         segment_ids: `(batch, seq_len)` integers; where they change, the carried state is dropped
-            (`c_t = (1 - f_t) z_t`). Column 0 always goes on from `initial_state`.
+            (`c_t = (1 - f_t) z_t`). The first real token always goes on from `initial_state`.
         zoneout: probability, in [0, 1), with which a unit keeps its state (equation 6): `f := 1`, and `i := 0`. At
             evaluation the expectation acts instead: `1 - f`, and `i`, times `1 - zoneout`.
         zoneout_seed: 0-dim int64 tensor that fixes the random mask; drawn from torch's generator if `None`.
@@ -908,7 +915,7 @@ def recurrent_pooling(
         raise ValueError(f"`zoneout_seed` must be a 0-dim int64 tensor, got {zoneout_seed!r}")
     else:
         zoneout_seed = zoneout_seed.to(gate_logits.device)
-    h, c_last, *_ = _RUN[backend](
+    h, c_last, *_ = _IMPLEMENTATIONS[backend](
         gate_logits, initial_state, is_real, is_start, zoneout_seed, pooling, candidate_activation, float(zoneout)
     )
     return h, c_last

@@ -526,10 +526,10 @@ def _launch_plan(
 
 
 def check_driver() -> None:
-    """See that kernels can be launched: on a GPU Triton makes itself a helper in C when it is first used.
+    """Check that kernels can be launched: on a GPU Triton compiles a small helper in C when it is first used.
 
     Raises:
-        RuntimeError: if there is no compiler for it, or no GPU that Triton knows.
+        RuntimeError: if there is no C compiler, or no GPU that Triton knows.
     """
     if not triton.knobs.runtime.interpret:
         triton.runtime.driver.active.get_current_target()

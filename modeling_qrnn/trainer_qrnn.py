@@ -137,15 +137,15 @@ class QRNNTrainingArguments(TrainingArguments):
 class StreamWindows(IterableDataset):
     """A text as contiguous streams, side by side, cut into windows.
 
-    The windows come one after another, of each a row for every stream: in batches of `n_streams` rows, or spread over
-    processes that share these rows, a batch holds one window, and row `i` goes on where row `i` of the last batch
-    ended. Each epoch is cut anew, into equally many windows: so the number of steps alone tells the position.
+    Each window gives one row per stream, and the rows of a window follow one another. So in batches of `n_streams`
+    rows, or of so many in all processes together, row `i` goes on where row `i` of the last batch ended. Each epoch is
+    cut anew, but into the same number of windows, so that the number of steps alone tells the position.
 
     Args:
         tokens: `(n_tokens,)` int64. All but the first are targets, once each, except a rest shorter than `n_streams`.
         n_streams: number of streams.
         length: tokens of a window; without jitter only the last one of an epoch may be shorter.
-        jitter: draw the lengths: nine in ten and more about `length`, the others about half of it.
+        jitter: draw the lengths: 19 in 20 about `length`, the others about half of it.
         seed: with the epoch, what decides the draw.
 
     Raises:
@@ -225,6 +225,9 @@ class WindowLearningRate(TrainerCallback):
 class QRNNTrainer(Trainer):
     """`transformers.Trainer` for language models, with truncated backpropagation through time.
 
+    Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
+    that was never interrupted. The number of processes may change, if the number of streams over all of them does not.
+
     Args:
         model: a causal language model whose `cache` holds the state of a QRNN.
         args: `QRNNTrainingArguments`.
@@ -239,9 +242,6 @@ class QRNNTrainer(Trainer):
     Raises:
         TypeError: for `args` of another class.
         ValueError: for arguments that do not go with a carried state, or with evaluation as above.
-
-    Checkpoints hold the carried state too: a run that is resumed from any of them ends with the same weights as one
-    that was never interrupted. The number of processes may change, if the number of streams over all of them does not.
 
     Example:
         >>> import tempfile
@@ -287,10 +287,10 @@ class QRNNTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`; where FSDP cuts checkpoints into shards, what is saved by a call of this is whole."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is None:
-            return super().save_model(output_dir, _internal_call)
-        if _internal_call:  # by the folder each process tells that a checkpoint is there; shards are written later
-            os.makedirs(output_dir, exist_ok=True)
+        if plugin is not None and _internal_call:
+            # Each process looks for this folder to know of the best checkpoint; shards are only written after that.
+            os.makedirs(output_dir or self.args.output_dir, exist_ok=True)
+        if plugin is None or _internal_call:
             return super().save_model(output_dir, _internal_call)
         kind = plugin.state_dict_type
         plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -423,7 +423,7 @@ class QRNNTrainer(Trainer):
             raise ValueError("`eval_dataset` must hold a token to predict, got none")
         metrics = {
             "loss": nats / n_tokens,
-            "perplexity": torch.tensor(nats / n_tokens, dtype=torch.float64).exp().item(),
+            "perplexity": torch.tensor(nats / n_tokens, dtype=torch.float64).exp().item(),  # `math.exp` may overflow
             "tokens": n_tokens,
         }
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
@@ -465,8 +465,8 @@ class QRNNTrainer(Trainer):
             if hasattr(module, "reshard"):  # FSDP2 may still hold what it gathered of the old values
                 module.reshard()
 
-    # The carried state is saved and restored where Trainer does so with the random numbers: by every process, and in
-    # the only place where both are those of the step to come. The file holds the streams of all processes.
+    # The carried state is saved and restored together with the random numbers: every process runs these two methods,
+    # and only there do both belong to the next step. The file holds the streams of all processes.
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -136,11 +136,12 @@ class GradualUnfreezing(TrainerCallback):
     def on_train_begin(self, args, state, control, model, **kwargs):
         if args.world_size > 1:
             raise ValueError(
-                f"gradual unfreezing needs one process, got {args.world_size}: several processes gather the gradients "
+                f"Gradual unfreezing needs one process, got {args.world_size}: several processes gather the gradients "
                 "of a fixed set of parameters"
             )
         interrupted = self.trainable or set()  # of a run that did not come to its end, and froze some of these
-        self.trainable = {p for p in model.parameters() if p.requires_grad or p in interrupted}
+        parameters = model.parameters()
+        self.trainable = {parameter for parameter in parameters if parameter.requires_grad or parameter in interrupted}
 
     def on_step_begin(self, args, state, control, model, **kwargs):
         self.unfreeze(model, state.epoch)
