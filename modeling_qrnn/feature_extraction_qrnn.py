@@ -85,8 +85,8 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
         self.min_frequency = min_frequency
         self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
         self.mel_floor = mel_floor
-        self.mean = mean
-        self.std = std
+        self.mean = np.asarray(mean).tolist()  # as JSON holds it
+        self.std = np.asarray(std).tolist()
         self._check_settings()
         # Transformers leaves arrays of these two names out of the file.
         self.window = window_function(self.frame_length, "hann")

@@ -278,6 +278,12 @@ class QRNNSeq2SeqPreTrainedModel(QRNNPreTrainedModel):
         "AutoModelForSeq2SeqLM": "modeling_qrnn_seq2seq.QRNNForConditionalGeneration",
     }
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """As in Transformers; the encoder, whose config is a copy, knows of it too."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.get_encoder().config.vocab_size = self.config.vocab_size
+        return embeddings
+
 
 class QRNNSeq2SeqEncoder(QRNNSeq2SeqPreTrainedModel):
     """The encoder: centred convolutions over the source, read from its end, its beginning, or both.

@@ -82,7 +82,8 @@ class QRNNProcessor(Wav2Vec2Processor):
             model: a unidirectional `QRNNForCTC`.
 
         Raises:
-            ValueError: if the model is bidirectional, or reads other frames than the feature extractor makes.
+            ValueError: if the model is bidirectional, reads other frames than the feature extractor makes, or has
+                another blank than the pad token.
         """
         return QRNNStreamingTranscriber(model, self)
 

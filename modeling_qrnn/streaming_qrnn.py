@@ -170,7 +170,7 @@ class QRNNStreamingTranscriber:
         processor: the `QRNNProcessor` it was trained with.
 
     Raises:
-        ValueError: as `QRNNSpeechStream`.
+        ValueError: as `QRNNSpeechStream`, and for a tokenizer whose pad token is not the model's blank.
 
     Example:
         See `QRNNProcessor`, whose `transcriber` makes one.
@@ -180,6 +180,11 @@ class QRNNStreamingTranscriber:
         self.stream = QRNNSpeechStream(model, processor.feature_extractor)
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self.blank = model.config.pad_token_id
+        if self.tokenizer.pad_token_id != self.blank:
+            raise ValueError(
+                "`processor.tokenizer` must have the blank of the model as its pad token, "
+                f"`pad_token_id` {self.blank} of its config, got {self.tokenizer.pad_token_id}"
+            )
         self.reset()
 
     def reset(self) -> None:

@@ -237,11 +237,12 @@ class QRNNTrainer(Trainer):
         eval_dataset: a tensor `(n_tokens,)` int64 is read from its beginning to its end with the state carried, and
             all tokens but the first count. Of anything else the rows are scored each from a zero state. Every process
             scores all of it. The metrics are `loss` in nats per token, `perplexity` and `tokens`.
-        kwargs: as in `Trainer`.
+        kwargs: as in `Trainer`; a `compute_loss_func` counts in training alone.
 
     Raises:
         TypeError: for `args` of another class.
-        ValueError: for arguments that do not go with a carried state, or with evaluation as above.
+        ValueError: for a model that is not causal, or arguments that do not go with a carried state, or with
+            evaluation as above.
 
     Example:
         >>> import tempfile
@@ -258,6 +259,9 @@ class QRNNTrainer(Trainer):
     def __init__(self, model, args: QRNNTrainingArguments, train_dataset=None, eval_dataset=None, **kwargs):
         if not isinstance(args, QRNNTrainingArguments):
             raise TypeError(f"`args` must be QRNNTrainingArguments, got {type(args).__name__}")
+        config = getattr(model, "config", None)
+        if getattr(config, "is_encoder_decoder", False) or getattr(config, "bidirectional", False):
+            raise ValueError(f"`model` must be a causal language model, got {type(model).__name__}")
         if kwargs.get("compute_metrics") is not None:
             raise ValueError("`compute_metrics` must be None: logits are not kept, the metrics are those of the loss")
         for name in ("bf16_full_eval", "fp16_full_eval"):
@@ -367,6 +371,8 @@ class QRNNTrainer(Trainer):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
         if eval_dataset is None:
             raise ValueError("`eval_dataset` must be given to the trainer or to `evaluate`, got None")
+        if isinstance(eval_dataset, StreamWindows):
+            raise ValueError("`eval_dataset` must be rows or the tensor of a text, which is cut here, not its windows")
         if isinstance(eval_dataset, torch.Tensor):
             eval_dataset = StreamWindows(eval_dataset, length=self.args.eval_window)
             options = {"batch_size": 1, "collate_fn": default_data_collator}
@@ -413,7 +419,7 @@ class QRNNTrainer(Trainer):
                     columns = list(batch)
                     raise ValueError(f"`eval_dataset` must have labels, or `data_collator` make them, got {columns}")
                 batch = without_labels_after_pads(batch)
-                targets = batch["shift_labels"] if carries else batch["labels"][:, 1:]
+                targets = batch["shift_labels"] if "shift_labels" in batch else batch["labels"][:, 1:]
                 inputs = {**self._prepare_inputs(batch), "cache": state, "use_cache": carries}
                 outputs = self.model(**inputs, num_items_in_batch=1)  # a sum, not a mean
                 state = outputs.cache  # none, for rows

@@ -153,6 +153,13 @@ def test_fitted_is_saved(extractor, audio, tmp_path):
         assert np.array_equal(loaded.padded_frames(audio), extractor.padded_frames(audio))
 
 
+@pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
+def test_statistics_of_any_kind_are_saved(number, tmp_path):
+    QRNNFeatureExtractor(mean=number(-5.5), std=number(3.0)).save_pretrained(tmp_path)
+    loaded = QRNNFeatureExtractor.from_pretrained(tmp_path)
+    assert (loaded.mean, loaded.std) == (-5.5, 3.0)
+
+
 # --- what is refused ---
 
 

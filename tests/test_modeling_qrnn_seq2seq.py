@@ -45,7 +45,7 @@ from modeling_qrnn import (
     QRNNSeq2SeqModel,
     TargetLengthLogitsProcessor,
 )
-from modeling_qrnn.modeling_qrnn_seq2seq import shift_tokens_right
+from modeling_qrnn.modeling_qrnn_seq2seq import QRNNSeq2SeqEncoder, shift_tokens_right
 from offloading import needs_streams
 
 
@@ -1073,6 +1073,10 @@ def test_vocabulary_can_be_resized(tied, tmp_path, redraw):
     for resized in (model, AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()):
         torch.testing.assert_close(resized(**batch).logits[..., :VOCAB_SIZE], expected)
         assert resized(**(batch | {"input_ids": batch["input_ids"] + 4})).logits.shape[-1] == VOCAB_SIZE + 4
+    model.get_encoder().save_pretrained(tmp_path / "encoder")
+    encoder = QRNNSeq2SeqEncoder.from_pretrained(tmp_path / "encoder")
+    assert encoder.get_input_embeddings().num_embeddings == encoder.config.vocab_size == VOCAB_SIZE + 4
+    assert encoder.resize_token_embeddings(7).num_embeddings == encoder.config.vocab_size == 7
 
 
 def test_overrides_at_loading_are_checked(tmp_path):

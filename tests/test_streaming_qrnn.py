@@ -238,6 +238,12 @@ def test_text_is_written_as_soon_as_it_is_known(pieces, texts, tokenizer):
     assert [transcriber.push(piece) for piece in pieces] == texts
 
 
+def test_a_pad_token_that_is_not_the_blank_is_refused(tmp_path_factory):
+    """As in the vocabularies that have it last, of a config that was not told so."""
+    with pytest.raises(ValueError, match=r"`processor.tokenizer` must have the blank .* 0 of its config, got 5"):
+        make_transcriber(make_tokenizer(tmp_path_factory, [*TOKENS[1:], "<pad>"]))
+
+
 def test_tail_does_not_grow(tokenizer):
     transcriber = make_transcriber(tokenizer)
     for _ in range(100):

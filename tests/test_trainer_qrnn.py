@@ -23,7 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
-from modeling_qrnn import QRNNConfig, QRNNForCausalLM
+from modeling_qrnn import (
+    QRNNConfig,
+    QRNNForCausalLM,
+    QRNNForConditionalGeneration,
+    QRNNForMaskedLM,
+    QRNNSeq2SeqConfig,
+)
 from modeling_qrnn.trainer_qrnn import STREAM_SETTINGS, QRNNTrainer, QRNNTrainingArguments, StreamWindows
 
 
@@ -283,6 +289,19 @@ def test_a_model_that_drops_the_state_is_refused(make_trainer):
         make_trainer(model)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        QRNNForConditionalGeneration(QRNNSeq2SeqConfig(vocab_size=9, hidden_size=8, decoder_start_token_id=1)),
+        QRNNForMaskedLM(QRNNConfig(vocab_size=9, hidden_size=8, bidirectional=True)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_that_is_not_causal_is_refused(model, make_trainer):
+    with pytest.raises(ValueError, match=f"`model` must be a causal language model, got {type(model).__name__}"):
+        make_trainer(model)
+
+
 def test_metrics_of_logits_are_refused(make_trainer):
     arguments = QRNNTrainingArguments(use_cpu=True)
     with pytest.raises(ValueError, match="`compute_metrics` must be None"):
@@ -369,6 +388,21 @@ def test_evaluation_of_rows_starts_each_from_zero(make_trainer, redraw):
     metrics = trainer.evaluate()
     assert metrics["eval_tokens"] == 57
     assert metrics["eval_loss"] * 57 == pytest.approx(sum(nats_of(model, ids) for ids in documents), rel=1e-5)
+
+
+def test_evaluation_of_rows_goes_by_their_own_targets(make_trainer, redraw):
+    model, text = redraw(make_model()), make_text(41)
+    rows = list(StreamWindows(text, n_streams=4, length=5))
+    metrics = make_trainer(model, eval_dataset=rows, collator=default_data_collator).evaluate()
+    pieces = [torch.cat([row["input_ids"], row["shift_labels"][-1:]]) for row in rows]
+    assert metrics["eval_tokens"] == 40
+    assert metrics["eval_loss"] * 40 == pytest.approx(sum(nats_of(model, ids) for ids in pieces), rel=1e-5)
+
+
+def test_windows_are_not_evaluated(make_trainer):
+    """Their state would be carried from row to row of a batch."""
+    with pytest.raises(ValueError, match="`eval_dataset` must be rows or the tensor"):
+        make_trainer(make_model(), eval_dataset=StreamWindows(make_text())).evaluate()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
