@@ -281,6 +281,14 @@ class TestCrop:
         tokens = draw()
         close(model(tokens, cache=cache).last_hidden_state, model(tokens).last_hidden_state)
 
+    def test_recording_that_is_activated_twice_goes_on(self, model, cache):
+        cache.activate_past_recording()
+        tokens = draw(seq_len=3)
+        seen(model, tokens, cache=cache)
+        cache.activate_past_recording()
+        cache.crop(-2)
+        close(states(cache), states(seen(model, tokens[:, :1])))
+
     def test_again_and_again(self, model, cache):
         # as speculative decoding does: guess three tokens, take two back, go on with another one
         cache.activate_past_recording()

@@ -153,6 +153,11 @@ def test_fitted_is_saved(extractor, audio, tmp_path):
         assert np.array_equal(loaded.padded_frames(audio), extractor.padded_frames(audio))
 
 
+@pytest.mark.parametrize("samples", [[], np.array([], dtype=int), torch.tensor([])], ids=repr)
+def test_no_samples_may_be_of_any_type(extractor, samples):
+    assert extractor.waveform(samples, may_be_empty=True).shape == (0,)
+
+
 @pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
 def test_statistics_of_any_kind_are_saved(number, tmp_path):
     QRNNFeatureExtractor(mean=number(-5.5), std=number(3.0)).save_pretrained(tmp_path)

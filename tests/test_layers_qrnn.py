@@ -564,9 +564,30 @@ class TestSubsampling:
         inputs = draw(2, 6, 2).requires_grad_()
         torch.autograd.gradcheck(lambda x: layer(x, attention_mask=mask)[0], inputs)
 
+    @pytest.mark.parametrize("options", [{"stride": 2}, {"temporal_pooling": "max"}], ids=str)
+    def test_zoneout_is_random_in_training(self, options):
+        layer, x = QRNNLayer(IN, HIDDEN, zoneout=0.5, **options), draw(2, 8, IN).float()
+        assert not torch.equal(layer(x)[0], layer(x)[0])
+        assert torch.equal(layer.eval()(x)[0], layer(x)[0])
+
     def test_an_empty_batch(self):
         h, mask = QRNNLayer(IN, HIDDEN, temporal_pooling="max")(torch.randn(0, 8, IN), attention_mask=MASK[:0])
         assert h.shape == (0, 4, HIDDEN) and mask.shape == (0, 4)
+
+
+@pytest.mark.parametrize("pooling", ["f", "fo", "ifo"])
+def test_zoneout_before_the_output_gate_is_random_in_training(pooling):
+    layer, x = QRNNLayer(IN, HIDDEN, pooling=pooling, zoneout=0.5), draw(2, 8, IN).float()
+    first, second = (layer(x, return_ungated=True)[0][0] for _ in range(2))
+    assert not torch.equal(first, second)
+    first, second = (layer.eval()(x, return_ungated=True)[0][0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_rare_dropout_of_16_bits_is_as_rare():
+    """Random numbers of 16 bits would be too coarse for it."""
+    share = (dropout(torch.ones(1_000_000, dtype=torch.bfloat16), 0.01) == 0).double().mean().item()
+    assert share == pytest.approx(0.01, abs=5 * math.sqrt(0.01 * 0.99 / 1e6))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

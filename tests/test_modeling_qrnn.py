@@ -124,7 +124,7 @@ def ids(*shape: int) -> torch.Tensor:
 
 
 def filled_cache(batch_size: int, **options) -> DynamicCache:
-    return QRNNModel(make_config(**options))(ids(batch_size, 2)).cache
+    return make_model("base", **options)(ids(batch_size, 2)).cache
 
 
 def without_rows(cache: DynamicCache) -> DynamicCache:
@@ -191,11 +191,15 @@ BAD_INPUTS = {
     ),
     "cache-of-wider-model": (
         lambda: {"input_ids": ids(1, 1), "cache": filled_cache(1, hidden_size=10)},
-        "`cache` does not fit: layer 0 .* (10, 1, 10)",
+        "`cache` does not fit: layer 0 .* (10, 3, 10)",
     ),
     "cache-of-other-batch": (
         lambda: {"input_ids": ids(1, 1), "cache": filled_cache(2)},
         "`cache` does not fit: layer 0 holds a batch of 2 .* need 1",
+    ),
+    "cache-of-fewer-rows": (
+        lambda: {"input_ids": ids(4, 1), "cache": filled_cache(2)},
+        "`cache` does not fit: layer 0 holds a batch of 2 .* need 4 .* need `cache.batch_repeat_interleave(n)` first",
     ),
     "cache-of-no-row": (
         lambda: {"input_ids": ids(1, 1), "cache": without_rows(filled_cache(2))},
@@ -529,6 +533,8 @@ def test_count_that_holds_more_labels_than_the_loss_is_told_of(side, is_told, re
     batch = {name: value[row : row + 1] for name, value in make_batch("causal", with_labels=True).items()}
     with patch.object(modeling.logger, "warning_once") as warning:
         model(**batch)
+        assert not warning.called
+        model(**batch, num_items_in_batch=7, shift_labels=batch["labels"])
         assert not warning.called
         model(**batch, num_items_in_batch=7)
     assert warning.called == is_told
@@ -1039,6 +1045,7 @@ def test_shapes_on_the_meta_device():
             for head in ("causal", "masked", "token")
         ),
         ("causal", {"labels": torch.ones(1, 4)}, "`labels` must be int64, got torch.float32"),
+        ("token", {"labels": torch.ones(1, 4, dtype=torch.int32)}, "`labels` must be int64, got torch.int32"),
         *(
             (head, {"labels": torch.tensor([[-100, 1, 2, wrong]])}, rf"`labels` must lie between 0 .* got {wrong}")
             for head in ("causal", "masked", "token")

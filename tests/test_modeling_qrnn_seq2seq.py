@@ -36,6 +36,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
 )
 
 from drafts import draft_of
@@ -524,6 +526,11 @@ def test_labels_need_tokens_to_begin_and_to_fill_with(missing):
         model(tokens(1, 3), labels=tokens(1, 2))
 
 
+def test_a_target_may_begin_with_the_first_token_of_all():
+    model = QRNNForConditionalGeneration(make_config(decoder_start_token_id=0, bos_token_id=5, pad_token_id=3))
+    assert model.prepare_decoder_input_ids_from_labels(torch.tensor([[7, 8]])).tolist() == [[0, 7]]
+
+
 def test_a_target_begins_with_bos_if_nothing_else_is_said():
     model = QRNNForConditionalGeneration(make_config(decoder_start_token_id=None, bos_token_id=5))
     assert model.prepare_decoder_input_ids_from_labels(torch.tensor([[7, 8]])).tolist() == [[5, 7]]
@@ -895,6 +902,23 @@ def test_wrong_rankings():
         TargetLengthLogitsProcessor([3, 3, 3], END)(torch.ones(4, 2, dtype=torch.long), torch.zeros(4, 5))
 
 
+def test_equation_nine_leaves_longer_candidates_as_they_are():
+    processor = TargetLengthLogitsProcessor([1], END, alpha=0.6, margin=1)
+    ids, changed = torch.tensor([[START]]), []
+    for _ in range(5):
+        scores = torch.randn(1, VOCAB_SIZE).log_softmax(-1)
+        changed.append(not torch.equal(processor(ids, scores)[:, END], scores[:, END]))
+        ids = F.pad(ids, (0, 1), value=3)
+    assert changed == [True, True, False, False, False]  # the target is to have two tokens
+
+
+def test_equation_nine_ends_no_candidate_that_may_not_end():
+    scores = torch.zeros(1, VOCAB_SIZE)
+    scores[0, END] = -torch.inf
+    ids = torch.tensor([[START]])
+    assert TargetLengthLogitsProcessor([3], END, alpha=0.0)(ids, scores)[0, END] == -torch.inf
+
+
 def test_lengths_may_be_a_list():
     first, second = (TargetLengthLogitsProcessor(lengths, [END]) for lengths in (torch.tensor([3, 4]), [3, 4]))
     assert torch.equal(first.target_lengths, second.target_lengths)
@@ -1059,6 +1083,18 @@ def test_saved_is_loaded(options, tmp_path, redraw):
 
 def make_source_like(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: batch[name] for name in ("input_ids", "attention_mask")} | {"max_new_tokens": 4}
+
+
+def test_evaluation_does_not_gather_the_cache(tmp_path):
+    model = QRNNForConditionalGeneration(make_config())
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", use_cache=True)
+    rows = [{"input_ids": tokens(4), "labels": tokens(3)} for _ in range(2)]
+    assert model.config.use_cache
+    predictions = Trainer(model, args).predict(rows).predictions
+    assert [part.shape for part in predictions] == [
+        (2, 3, VOCAB_SIZE),
+        (2, 4, 8),
+    ]  # logits, and what the encoder gives
 
 
 @pytest.mark.parametrize("tied", [False, True])

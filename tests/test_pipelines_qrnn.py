@@ -176,7 +176,23 @@ def test_what_an_older_model_says_of_its_tasks(folder, redraw):
     assert found["translation_token_ids"].tolist() == model.generate(ids, num_beams=1, max_length=7)[0].tolist()
     (shorter,) = pipe(text, max_length=4, **options)
     assert len(shorter["translation_token_ids"]) <= 4 < len(found["translation_token_ids"])
+    (shorter,) = pipeline("translation_a_to_b", model=model, tokenizer=tokenizer, max_length=4)(text, **options)
+    assert len(shorter["translation_token_ids"]) <= 4
     assert pipeline("translation", model=model, tokenizer=tokenizer).prefix is None
+
+
+def test_spaces_are_cleaned_up_if_that_is_asked_for(folder, monkeypatch):
+    pipe = pipeline("translation", model=str(folder), max_new_tokens=4)
+    batch_decode, asked = pipe.tokenizer.batch_decode, []
+
+    def decode(*args, clean_up_tokenization_spaces=None, **kwargs):
+        asked.append(clean_up_tokenization_spaces)
+        return batch_decode(*args, clean_up_tokenization_spaces=clean_up_tokenization_spaces, **kwargs)
+
+    monkeypatch.setattr(pipe.tokenizer, "batch_decode", decode)
+    for is_wanted in (False, True):
+        pipe(TEXTS[0], clean_up_tokenization_spaces=is_wanted)
+    assert asked == [False, True]
 
 
 def test_truncation(folder):

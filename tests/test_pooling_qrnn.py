@@ -1084,6 +1084,19 @@ def test_strides_of_the_inputs_do_not_show(backend):
     torch.testing.assert_close(compiled(gate_logits, state), pooling(gate_logits, state)[1].view(-1))
 
 
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_strides_of_the_marks_do_not_show(backend):
+    gate_logits = torch.randn(3, 5, 9, requires_grad=True)
+    marks = {"attention_mask": torch.rand(5, 3) > 0.3, "segment_ids": torch.randint(3, (5, 3)).cumsum(0)}
+
+    def run(**options):
+        h, c = recurrent_pooling(gate_logits, **options)
+        return h, c, *torch.autograd.grad(h.square().sum() + c.sum(), gate_logits)
+
+    expected = run(**{name: mark.t().contiguous() for name, mark in marks.items()}, backend="reference")
+    torch.testing.assert_close(run(**{name: mark.t() for name, mark in marks.items()}, backend=backend), expected)
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_third_derivatives(pooling):
     inputs = [x.requires_grad_() for x in draw(pooling, (2, 3, 1))]

@@ -254,6 +254,10 @@ REFUSED = {
     "averaging before it begins": ({"non_monotone": -1, "optim": "sgd"}, "`non_monotone` must be at least 0"),
     "averaging of AdamW": ({"non_monotone": 3, "optim": "adamw_torch"}, "`non_monotone` must be"),
     "averaging with momentum": ({"non_monotone": 0, "optim_args": "momentum=0.9"}, "without `optim_args`.*momentum"),
+    "averaging and the best": (
+        {"non_monotone": 2, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True},
+        "`non_monotone` must be .* without `load_best_model_at_end`",
+    ),
     "averaging that cannot begin": ({"non_monotone": 3}, "`non_monotone` must be 0 or None with `eval_strategy` 'no'"),
     "another place": ({"ignore_data_skip": True}, "`ignore_data_skip` must be False"),
     "checkpoints within a step": ({"enable_jit_checkpoint": True}, "`enable_jit_checkpoint` must be False"),

@@ -144,6 +144,15 @@ def test_what_was_frozen_before_stays_so(tmp_path):
     assert frozen == ["model.embed_tokens.weight"]
 
 
+def test_what_is_frozen_between_two_runs_stays_so(tmp_path):
+    unfreezing, model = GradualUnfreezing(0.5), make_classifier()
+    fine_tune(model, tmp_path, [unfreezing], epochs=4, save_strategy="no").train()
+    embeddings = model.model.embed_tokens.requires_grad_(False).weight.clone()
+    fine_tune(model, tmp_path, [unfreezing], epochs=4, save_strategy="no").train()
+    assert not model.model.embed_tokens.weight.requires_grad
+    assert torch.equal(model.model.embed_tokens.weight, embeddings)
+
+
 class Interruption(TrainerCallback):
     """A keyboard interrupt after the first step."""
 
