@@ -100,8 +100,8 @@ class QRNNTrainingArguments(TrainingArguments):
     non_monotone: int | None = field(
         default=None,
         metadata={
-            "help": "Average the weights from the first evaluation worse than the best but the last so many, "
-            "or with 0 from the beginning."
+            "help": "Average the weights (NT-ASGD, with --optim sgd) from the first evaluation on that is worse than "
+            "the best of all but the last so many; 0 averages from the beginning."
         },
     )
     # The model is to be saved as one that returns its state.

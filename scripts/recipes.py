@@ -37,8 +37,10 @@ from modeling_qrnn import QRNNConfig
 ROOT = Path(__file__).resolve().parent.parent
 # Of the many fields of TrainingArguments, those that --help lists
 COMMON_ARGUMENTS = {
-    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay"),
-    *("optim", "seed", "bf16", "eval_steps", "save_steps", "report_to", "push_to_hub", "hub_model_id"),
+    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "seed"),
+    *("bf16", "use_cpu", "train_sampling_strategy", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "logging_steps", "report_to", "push_to_hub", "hub_model_id"),
 }
 
 # What the settings of a model raise
@@ -91,7 +93,7 @@ class RecipeHelp(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     """The program's description as it reads, and the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, "") or action.nargs == 0:  # nor has what turns another option off
+        if action.default in (None, "", " ") or action.nargs == 0:  # nor has what turns another option off
             return action.help
         return super()._get_help_string(action)
 
@@ -123,7 +125,9 @@ class RecipeParser(SettingsParser):
             formatter_class=RecipeHelp,
             allow_abbrev=False,
         )
-        self.add_argument("recipe", type=existing_file, metavar="RECIPE", help="a file of configuration/training")
+        self.add_argument(
+            "recipe", type=existing_file, metavar="RECIPE", help="a file of configuration/training, or your own"
+        )
         rare = {argument.name for argument in fields(TrainingArguments)} - COMMON_ARGUMENTS
         for action in self._actions:
             if action.dest in rare:
@@ -146,6 +150,9 @@ def read_recipe(
     defaults = vars(parser.parse_args([str(recipe)]))
     with one_line_error(recipe, OSError, ValueError, TypeError, yaml.YAMLError):
         settings = load_settings(recipe, set(defaults) - {"recipe"})
+        empty = sorted(name for name, value in settings.items() if value is None and defaults[name] is not None)
+        if empty:
+            raise ValueError(f"keys without a value: {', '.join(empty)} (leave them out for their defaults)")
     options = [*parser.as_options(settings), *(sys.argv[1:] if argv is None else argv)]
     chosen = vars(parser.parse_args(options))
     with one_line_error(recipe, ValueError, TypeError, ImportError):
@@ -182,7 +189,7 @@ def load_settings(file: Path, known: set[str]) -> dict[str, Any]:
         raise ValueError("this is not a mapping of `name: value`")
     unknown = sorted({str(name) for name in settings} - known)
     if unknown:
-        raise ValueError(f"unknown keys: {', '.join(unknown)}")
+        raise ValueError(f"unknown keys: {', '.join(unknown)} (a recipe's first line names its program)")
     return settings
 
 
@@ -228,7 +235,8 @@ def make_config(
     """The model configuration with its changes, for the vocabulary of the tokenizer."""
     path = config_path(model_args.model_config)
     if not path.is_file():
-        stop(f"--model-config {model_args.model_config}: there is neither such a file nor one in configuration/models")
+        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        stop(f"--model-config {model_args.model_config}: neither a file nor one of configuration/models: {names}")
     with one_line_error(f"{path.name} {model_args.model_overrides}", OSError, *MISTAKES):
         of_tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
         of_data = {"vocab_size": len(tokenizer), **of_tokens, **fixed}

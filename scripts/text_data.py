@@ -29,6 +29,7 @@ SPLITS = ("train", "validation", "test")
 FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 ENCODING = "utf-8-sig"  # a byte order mark is no text
 
+CHOOSE_COLUMN = "an option such as --text-column chooses another"
 SHOWN = 100  # characters of either end of a cell that cannot be read
 
 UNREADABLE = OSError, ValueError, RuntimeError, EOFError, zlib.error  # what files raise that are not what they seem
@@ -51,7 +52,8 @@ class SourceArguments:
         },
     )
     test_split: str | None = field(
-        default=None, metadata={"help": "The same for the test, by default `test`; `none` if it has no labels."}
+        default=None,
+        metadata={"help": "The same for the test, by default `test`; give `none` where its labels are kept back."},
     )
     train_file: str | None = field(
         default=None, metadata={"help": "A file: .txt (UTF-8), .csv, .json, .jsonl or .parquet, also with .gz."}
@@ -72,7 +74,12 @@ class TextArguments(SourceArguments):
         default="word",
         metadata={"help": "`word`, `character` or `bpe`, trained here; or the name of one on the Hub, or its folder."},
     )
-    vocab_size: int = field(default=1_000_000, metadata={"help": "Most tokens of a tokenizer that is trained here."})
+    vocab_size: int = field(
+        default=1_000_000,
+        metadata={
+            "help": "Most tokens of a tokenizer that is trained here; give `bpe` fewer, or it learns whole words."
+        },
+    )
     min_frequency: int = field(
         default=1,
         metadata={
@@ -81,7 +88,8 @@ class TextArguments(SourceArguments):
         },
     )
     vocabulary_from: Literal["train", "all"] = field(
-        default="train", metadata={"help": "Splits to train the tokenizer on."}
+        default="train",
+        metadata={"help": "Splits to train the tokenizer on; `all` has it read validation and test, too."},
     )
 
 
@@ -196,7 +204,10 @@ def read_columns(name: str, rows: Iterable[dict], readers: dict[str, Callable[[A
         for number, row in enumerate(rows, start=1):
             for column, read in readers.items():
                 if column not in row:
-                    raise ValueError(f"there is no column {column!r}; the columns are {', '.join(map(repr, row))}")
+                    columns_there = ", ".join(map(repr, row))
+                    raise ValueError(
+                        f"there is no column {column!r}; the columns are {columns_there} ({CHOOSE_COLUMN})"
+                    )
                 try:
                     columns[column].append(read(row[column]))
                 except ValueError as error:

@@ -74,7 +74,9 @@ class DataArguments(AudioArguments):
     max_words: int = field(default=8, metadata={"help": "Most rows of such an utterance; the least is one."})
     min_pause: float = field(default=0.1, metadata={"help": "The shortest pause between them, in seconds."})
     max_pause: float = field(default=0.5, metadata={"help": "The longest one."})
-    word_separator: str = field(default=" ", metadata={"help": "What is between their transcripts."})
+    word_separator: str = field(
+        default=" ", metadata={"help": "What is between their transcripts, by default a space."}
+    )
 
 
 ARGUMENTS = (DataArguments, SpeechArguments, TrainingArguments)

@@ -87,7 +87,7 @@ class DataArguments(TextArguments):
     folds: int = field(
         default=0, metadata={"help": "Test by cross-validation: cut the training rows into so many parts."}
     )
-    fold: int | None = field(default=None, metadata={"help": "Of --folds only this one, from 1."})
+    fold: int | None = field(default=None, metadata={"help": "Run only this one of --folds, counted from 1."})
 
 
 @dataclass
@@ -124,12 +124,16 @@ def check_arguments(
         stop("--gradual-unfreezing needs a single process")
     if data.max_length is not None and data.max_length < 1:
         stop(f"--max-length must be at least 1, got {data.max_length}")
+    if data.fold is not None and not data.folds:
+        stop(f"--fold {data.fold} goes with --folds")
     if data.fold is not None and not 1 <= data.fold <= data.folds:
         stop(f"--fold must be one of the {data.folds} of --folds, from 1, got {data.fold}")
     if not data.folds:
         return
-    if data.folds < 2 or not data.validation_share:
-        stop("--folds must be at least 2, and go with --validation-share, which is taken from the other folds")
+    if data.folds < 2:
+        stop(f"--folds must be at least 2, got {data.folds}")
+    if not data.validation_share:
+        stop("--folds goes with --validation-share, for instance 0.1, which is taken from the other folds")
     if data.validation_file is not None or data.test_file is not None:
         stop("--folds tests on parts of the training rows: leave out --validation-file and --test-file")
     if training.push_to_hub and data.fold is None:

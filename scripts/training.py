@@ -76,6 +76,8 @@ def check_numbers(training: TrainingArguments) -> None:
 def check_supported(training: TrainingArguments) -> None:
     if training.label_names is not None:
         stop("--label-names is not an option here: the programs know what their models learn from")
+    if training.fp16 and training.device.type == "cpu":
+        stop("--fp16 is for GPUs: on a CPU it would change nothing, --bf16 does")
     if training.use_liger_kernel:
         stop("--use-liger-kernel is not an option here: Liger has no kernels for these models")
 

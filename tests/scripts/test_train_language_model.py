@@ -333,6 +333,7 @@ MISTAKES = {
     "no recipe": (["none.yaml"], "there is no file 'none.yaml'"),
     "recipe of no settings": (["text.txt"], "not a mapping of `name: value`"),
     "unknown key": (["unknown.yaml"], "unknown.yaml: unknown keys: learning_rte"),
+    "no value": (["empty.yaml"], "empty.yaml: keys without a value: max_steps (leave them out for their defaults)"),
     "a name twice": (["twice.yaml"], "twice.yaml: names that stand twice: seed"),
     "a number that is none": (["fraction.yaml"], "argument --max_steps/--max-steps: invalid int value: '6.0'"),
     "no such choice": (["choice.yaml"], "argument --layout: invalid choice: 'stream'"),
@@ -374,7 +375,10 @@ MISTAKES = {
     "empty split": (["bare.yaml", "--train-file", "empty.txt"], "the train split is empty"),
     "no validation": (["bare.yaml", "--train-file", "text.txt"], "no validation rows: give --validation-file, --"),
     "short text": (["recipe.yaml", "--per-device-train-batch-size", "9999"], "more tokens than there are streams"),
-    "no model": (["recipe.yaml", "--model-config", "huge"], "--model-config huge: there is neither"),
+    "no model": (
+        ["recipe.yaml", "--model-config", "huge"],
+        "--model-config huge: neither a file nor one of configuration/models: awd-qrnn-ptb, ",
+    ),
     "wrong model": (["recipe.yaml", "--model-overrides", "{zoneout: 2.0}"], "zoneout"),
     "unknown model field": (["recipe.yaml", "--model-overrides", "{zone: 2.0}"], "unknown fields: zone"),
     "metric": (
@@ -434,6 +438,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
     for name, recipe in recipes.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
+    Path("empty.yaml").write_text("max_steps:\ninit_from: null\n")
     options, message = MISTAKES[mistake]
     with pytest.raises(SystemExit) as stopped:
         train_language_model.main(options)
