@@ -176,7 +176,10 @@ class QRNNCacheLayer(LinearAttentionLayer, CacheLayerMixin):
         dtype = torch.promote_types(states[0].dtype, new.dtype)
         if dtype != states[0].dtype:
             states[0] = states[0].to(dtype)
-        states[0].copy_(new.detach())
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            states[0] = new.detach()  # `torch.func.vmap` cannot write into what was made without it
+        else:
+            states[0].copy_(new.detach())
 
     def activate_past_recording(self) -> None:
         """Record from now on; what was recorded before a pause does not lead to this state."""

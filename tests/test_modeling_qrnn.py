@@ -393,7 +393,8 @@ def test_only_the_last_output_can_be_read_chunk_by_chunk(pooling, redraw):
 
 @pytest.mark.parametrize("mask", [[[1] * 5] * 3, [[0, 1, 1, 1, 1], [1] * 5, [1, 1, 1, 0, 0]]], ids=["whole", "padded"])
 @pytest.mark.parametrize("head", ["causal", "sequence", "token"])
-def test_gradients_of_each_example(head, mask, redraw):
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_gradients_of_each_example(use_cache, head, mask, redraw):
     model_class, _, options = HEADS[head]
     penalties = {"activation_regularization": 0.3, "temporal_activation_regularization": 0.2}
     model = redraw(model_class(make_config(**options, **penalties)).double()).train()
@@ -404,7 +405,7 @@ def test_gradients_of_each_example(head, mask, redraw):
     def loss(parameters, row, label, is_real):
         inputs = {"input_ids": row, "labels": label, "attention_mask": is_real, "position_ids": torch.arange(5)}
         inputs = {name: part[None] for name, part in inputs.items()}
-        return torch.func.functional_call(model, parameters, kwargs={**inputs, "use_cache": False}).loss
+        return torch.func.functional_call(model, parameters, kwargs={**inputs, "use_cache": use_cache}).loss
 
     examples = rows, labels, torch.tensor(mask)
     actual = torch.func.vmap(torch.func.grad(loss), (None, 0, 0, 0))(parameters, *examples)
