@@ -504,11 +504,11 @@ class QRNNSpeechConfig(QRNNClassifierConfig):
         temporal_pooling_size (`int`, defaults to 2):
             How many of them become one; means nothing without `temporal_pooling`.
         mask_time_prob (`float`, defaults to 0.0):
-            SpecAugment in training: about the share of the frames that is hidden, in spans.
+            SpecAugment in training: the approximate share of the frames that is hidden, in spans.
         mask_time_length (`int`, defaults to 10):
             Length of such a span, in frames.
         mask_feature_prob (`float`, defaults to 0.0):
-            About the share of the features that is hidden, throughout an utterance, in bands.
+            The approximate share of the features that is hidden, throughout an utterance, in bands.
         mask_feature_length (`int`, defaults to 10):
             Width of such a band, in features.
         vocab_size (`int`, defaults to 32):

@@ -426,7 +426,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any Transformers model does, together with the code; the `auto_map` names every head.
 
-        It leaves out what no Auto class is registered for, as a subclass: the code of that is not saved. See
+        It leaves out a class that no Auto class knows, as a subclass of one of these, for its code is not saved. See
         `transformers.PreTrainedModel.save_pretrained` for the arguments.
         """
         saved = {
@@ -678,7 +678,7 @@ def warn_of_miscount(
 
 
 def gathers_shards(generate: Callable) -> Callable:
-    """Decorate a `generate` that calls parts of the model: FSDP2 gathers the shards of weights for whole calls alone.
+    """Decorate a `generate` that calls parts of the model: by itself FSDP2 gathers weights for calls of the whole.
 
     The model must be the root that was sharded; for a wrapper around it `register_fsdp_forward_method` is the way.
     """

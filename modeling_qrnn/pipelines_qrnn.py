@@ -592,9 +592,9 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
 
     step, calendar_step = (stamps.to_series().diff().min() for stamps in (index, index.tz_localize(None)))
     days = round(calendar_step / pd.Timedelta(days=1))  # a change of clocks at midnight makes one shorter
-    months = next(filter(fits, numbers_of_months(index)), None) if days >= SHORTEST_MONTH else None
-    if months is not None:
-        return months
+    by_months = next(filter(fits, steps_of_months(index)), None) if days >= SHORTEST_MONTH else None
+    if by_months is not None:
+        return by_months
     business_day = pd.offsets.BDay()
     has_weekend = len(stamps_between(index, business_day)) < len(stamps_between(index, pd.offsets.Day()))
     if days == 1 and has_weekend and fits(business_day):
@@ -612,8 +612,8 @@ def find_frequency(index: pd.DatetimeIndex) -> pd.DateOffset:
     return passing
 
 
-def numbers_of_months(index: pd.DatetimeIndex) -> list[pd.DateOffset]:
-    """The greatest number of months that divides all distances, from ends, from starts, and from the first day."""
+def steps_of_months(index: pd.DatetimeIndex) -> list[pd.DateOffset]:
+    """Steps of as many months as divide all distances: by ends of months, by starts, and by the day of the first."""
     months = int(np.gcd.reduce(np.diff(12 * index.year + index.month)))
     kinds = [pd.offsets.MonthEnd, pd.offsets.MonthBegin, pd.offsets.BMonthEnd, pd.offsets.BMonthBegin]
     candidates = [kind(months) for kind in kinds]

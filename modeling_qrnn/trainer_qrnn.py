@@ -264,6 +264,8 @@ class QRNNTrainer(Trainer):
             raise ValueError(f"`model` must be a causal language model, got {type(model).__name__}")
         if kwargs.get("compute_metrics") is not None:
             raise ValueError("`compute_metrics` must be None: logits are not kept, the metrics are those of the loss")
+        for data in eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,):
+            check_no_windows(data)
         for name in ("bf16_full_eval", "fp16_full_eval"):
             if getattr(args, name):
                 raise ValueError(f"`{name}` must be False: a model is evaluated as it is trained, with `{name[:4]}`")
@@ -371,8 +373,7 @@ class QRNNTrainer(Trainer):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
         if eval_dataset is None:
             raise ValueError("`eval_dataset` must be given to the trainer or to `evaluate`, got None")
-        if isinstance(eval_dataset, StreamWindows):
-            raise ValueError("`eval_dataset` must be rows or the tensor of a text, which is cut here, not its windows")
+        check_no_windows(eval_dataset)
         if isinstance(eval_dataset, torch.Tensor):
             eval_dataset = StreamWindows(eval_dataset, length=self.args.eval_window)
             options = {"batch_size": 1, "collate_fn": default_data_collator}
@@ -506,6 +507,12 @@ def without_labels_after_pads(batch: dict[str, Any]) -> dict[str, Any]:
     if "labels" not in batch:
         return batch
     return {**batch, "labels": drop_labels_after_pads(batch["labels"], batch.get("attention_mask"))}
+
+
+def check_no_windows(eval_dataset: Any) -> None:
+    """Refuse windows: their state would be carried from batch to batch, whatever rows of them a batch holds."""
+    if isinstance(eval_dataset, StreamWindows):
+        raise ValueError("`eval_dataset` must be rows or the tensor of a text, which is cut here, not its windows")
 
 
 def check_stream_settings(args: QRNNTrainingArguments) -> None:

@@ -233,7 +233,7 @@ def split_text(text: str) -> tuple[list[str], list[str]]:
 
 
 def prepare_text(args: argparse.Namespace) -> tuple[list[str], list[str], str]:
-    """Training and held-out blocks, and where the model card says that they are from."""
+    """Training and held-out blocks, and the words in which the model card says where they are from."""
     text, source = read_text(args)
     if len(text) > args.max_characters:
         text, source = text[: args.max_characters], f"{source}, the first {args.max_characters:,} characters"
@@ -242,7 +242,7 @@ def prepare_text(args: argparse.Namespace) -> tuple[list[str], list[str], str]:
 
 @dataclass
 class Part:
-    """The blocks to train on, or those held out: their texts, and the tokens of each between its marks."""
+    """The blocks to train on, or those held out: their texts, and the tokens of each with its begin and end mark."""
 
     texts: list[str]
     documents: list[list[int]]
@@ -346,7 +346,7 @@ def draw_curve(history: list[dict], train: Part, baselines: dict[str, float], pa
 def describe_run(
     args: argparse.Namespace, source: str, train: Part, held_out: Part, trainer: ResumableTrainer, settings: dict
 ) -> dict:
-    """What the card says of the run, but for its results and the sample."""
+    """What the card says of the run, but for its results, its time and the sample."""
     return {
         "name": args.output_dir.resolve().name,
         "source": source,

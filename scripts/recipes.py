@@ -189,7 +189,8 @@ def load_settings(file: Path, known: set[str]) -> dict[str, Any]:
         raise ValueError("this is not a mapping of `name: value`")
     unknown = sorted({str(name) for name in settings} - known)
     if unknown:
-        raise ValueError(f"unknown keys: {', '.join(unknown)} (a recipe's first line names its program)")
+        advice = "the first line of each file of configuration/training names its program"
+        raise ValueError(f"unknown keys: {', '.join(unknown)} ({advice})")
     return settings
 
 
@@ -235,7 +236,7 @@ def make_config(
     """The model configuration with its changes, for the vocabulary of the tokenizer."""
     path = config_path(model_args.model_config)
     if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        names = ", ".join(sorted(file.stem for file in (ROOT / "configuration/models").glob("*.json")))
         stop(f"--model-config {model_args.model_config}: neither a file nor one of configuration/models: {names}")
     with one_line_error(f"{path.name} {model_args.model_overrides}", OSError, *MISTAKES):
         of_tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}

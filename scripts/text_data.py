@@ -29,7 +29,7 @@ SPLITS = ("train", "validation", "test")
 FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 ENCODING = "utf-8-sig"  # a byte order mark is no text
 
-CHOOSE_COLUMN = "an option such as --text-column chooses another"
+CHOOSE_COLUMN = "the options that end in -column choose others"
 SHOWN = 100  # characters of either end of a cell that cannot be read
 
 UNREADABLE = OSError, ValueError, RuntimeError, EOFError, zlib.error  # what files raise that are not what they seem

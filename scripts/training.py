@@ -77,7 +77,7 @@ def check_supported(training: TrainingArguments) -> None:
     if training.label_names is not None:
         stop("--label-names is not an option here: the programs know what their models learn from")
     if training.fp16 and training.device.type == "cpu":
-        stop("--fp16 is for GPUs: on a CPU it would change nothing, --bf16 does")
+        stop("--fp16 is for GPUs, and would change nothing on a CPU: use --bf16 there")
     if training.use_liger_kernel:
         stop("--use-liger-kernel is not an option here: Liger has no kernels for these models")
 

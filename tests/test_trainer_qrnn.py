@@ -404,9 +404,15 @@ def test_evaluation_of_rows_goes_by_their_own_targets(make_trainer, redraw):
 
 
 def test_windows_are_not_evaluated(make_trainer):
-    """Their state would be carried from row to row of a batch."""
-    with pytest.raises(ValueError, match="`eval_dataset` must be rows or the tensor"):
-        make_trainer(make_model(), eval_dataset=StreamWindows(make_text())).evaluate()
+    """Their state would be carried from batch to batch, whatever rows of them a batch holds."""
+    windows, trainer = StreamWindows(make_text()), make_trainer(make_model())
+    for evaluate in (
+        lambda: make_trainer(make_model(), eval_dataset=windows),
+        lambda: make_trainer(make_model(), eval_dataset={"first": make_text(), "second": windows}),
+        lambda: trainer.evaluate(windows),
+    ):
+        with pytest.raises(ValueError, match="`eval_dataset` must be rows or the tensor"):
+            evaluate()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -333,6 +333,10 @@ MISTAKES = {
     "no recipe": (["none.yaml"], "there is no file 'none.yaml'"),
     "recipe of no settings": (["text.txt"], "not a mapping of `name: value`"),
     "unknown key": (["unknown.yaml"], "unknown.yaml: unknown keys: learning_rte"),
+    "no model at a path": (
+        ["recipe.yaml", "--model-config", "models/huge.json"],
+        "--model-config models/huge.json: neither a file nor one of configuration/models: awd-qrnn-ptb, ",
+    ),
     "no value": (["empty.yaml"], "empty.yaml: keys without a value: max_steps (leave them out for their defaults)"),
     "a name twice": (["twice.yaml"], "twice.yaml: names that stand twice: seed"),
     "a number that is none": (["fraction.yaml"], "argument --max_steps/--max-steps: invalid int value: '6.0'"),

@@ -542,7 +542,7 @@ MISTAKES = {
         "--fold must be one of the 2 of --folds, from 1, got 3",
     ),
     "one fold": (["--folds", "1"], "--folds must be at least 2, got 1"),
-    "half precision on a CPU": (["--fp16", "true"], "--fp16 is for GPUs: on a CPU it would change nothing"),
+    "half precision on a CPU": (["--fp16", "true"], "--fp16 is for GPUs, and would change nothing on a CPU"),
     "another model": (
         ["--model-config", "qrnn-huge"],
         "--model-config qrnn-huge: neither a file nor one of configuration/models: awd-qrnn-ptb, ",
