@@ -16,7 +16,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForCTC, DynamicCache
+from transformers import (
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+)
 
 from modeling_qrnn import (
     QRNNForAudioClassification,
@@ -312,6 +319,13 @@ def test_wrong_labels(redraw, labels, parts):
     with pytest.raises(ValueError) as error:
         model(draw(1, 8), labels=labels)
     assert all(part in str(error.value) for part in parts)
+
+
+def test_evaluation_does_not_gather_the_cache(redraw, tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", use_cache=True)
+    rows = [{"input_features": frames, "labels": torch.tensor([1, 2])} for frames in draw(2)]
+    predictions = Trainer(make(redraw, QRNNForCTC, stride=2), args).predict(rows).predictions
+    assert predictions.shape == (2, NUM_FRAMES // 2, 7)
 
 
 def test_labels_that_just_fit(redraw):
