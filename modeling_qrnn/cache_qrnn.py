@@ -293,7 +293,8 @@ def cache_tensors(cache: Cache) -> dict[str, torch.Tensor]:
     """The state in a cache, by the names of `save_recurrent_state`, which says what it refuses."""
     layers = getattr(cache, "layers", [])
     if not layers:
-        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}")
+        advice = " (a model returns its state with `use_cache=True`)" if cache is None else ""
+        raise ValueError(f"`cache` must hold the state of a QRNN, got {cache!r}{advice}")
     tensors = {}
     for index, layer in enumerate(layers):
         if getattr(layer, "_layer_type", None) != QRNNCacheLayer._layer_type or not layer.has_previous_state[0]:

@@ -259,7 +259,8 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
                 `transformers.SequenceFeatureExtractor.pad`, lengths in frames; all are padded to the longest.
 
         Returns:
-            `input_features` `(batch, frames, feature_size)` float32, and `attention_mask` `(batch, frames)` int32.
+            `input_features` `(batch, frames, feature_size)` float32, and `attention_mask` `(batch, frames)` int32;
+            with `padding=False` lists of them, one a recording, if these differ in length.
 
         Raises:
             ValueError: for another sampling rate, several channels, another dtype, no samples, NaN or infinity.
@@ -274,7 +275,7 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
         is_batch = isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0
         recordings = audio if is_batch else [audio]
         features = [self.padded_frames(self.waveform(recording, sampling_rate)) for recording in recordings]
-        return self.pad(
+        batch = self.pad(
             BatchFeature({"input_features": [frames.astype(np.float32) for frames in features]}),
             padding=padding,
             max_length=max_length,
@@ -283,6 +284,9 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             return_tensors=return_tensors,
         )
+        if return_tensors is None:  # `datasets` stores lists of several lengths, but no arrays of objects
+            batch.update({name: list(rows) for name, rows in batch.items() if rows.dtype == object})
+        return batch
 
 
 __all__ = ["QRNNFeatureExtractor"]

@@ -184,6 +184,21 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     return x * uniform.ge_(p).to(x.dtype).div_(1 - p)
 
 
+class QRNNDropout(nn.Dropout):
+    """Dropout anew at each place or, locked, of `(batch, seq_len, channels)` with one mask for all steps."""
+
+    def __init__(self, p: float, locked: bool = False):
+        super().__init__(p)
+        self.locked = locked
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.p:
+            return hidden_states
+        if not self.locked:
+            return dropout(hidden_states, self.p)
+        return hidden_states * dropout(torch.ones_like(hidden_states[:, :1]), self.p)
+
+
 class QRNNDroppedLinear(nn.Linear):
     """A linear layer that drops single weights, a new mask each forward (DropConnect, as in AWD-QRNN).
 
@@ -192,14 +207,10 @@ class QRNNDroppedLinear(nn.Linear):
 
     def __init__(self, in_features, out_features, weight_dropout: float, bias=True, device=None, dtype=None):
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
-        self.weight_dropout = weight_dropout
+        self.weight_dropout = QRNNDropout(weight_dropout)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        weight = dropout(self.weight, self.weight_dropout) if self.training else self.weight
-        return F.linear(input, weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, weight_dropout={self.weight_dropout}"
+        return F.linear(input, self.weight_dropout(self.weight), self.bias)
 
 
 class QRNNLayer(nn.Module):

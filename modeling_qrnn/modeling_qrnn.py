@@ -46,7 +46,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .cache_qrnn import QRNNCacheLayer, widths_of
 from .configuration_qrnn import QRNNClassifierConfig, QRNNConfig, QRNNStackConfig, QRNNTextConfig
-from .layers_qrnn import QRNNLayer, dropout
+from .layers_qrnn import QRNNDropout, QRNNLayer
 from .pooling_qrnn import state_dtype, token_mask
 
 
@@ -113,21 +113,6 @@ def packed_segments(
         return marks[0]
     starts = [F.pad(mark[:, 1:] != mark[:, :-1], (1, 0)) for mark in marks]
     return torch.stack(starts).any(dim=0).cumsum(dim=1)
-
-
-class QRNNDropout(nn.Dropout):
-    """Dropout anew at each place or, locked, of `(batch, seq_len, channels)` with one mask for all steps."""
-
-    def __init__(self, p: float, locked: bool = False):
-        super().__init__(p)
-        self.locked = locked
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.p:
-            return hidden_states
-        if not self.locked:
-            return dropout(hidden_states, self.p)
-        return hidden_states * dropout(torch.ones_like(hidden_states[:, :1]), self.p)
 
 
 class QRNNRMSNorm(nn.RMSNorm):
@@ -346,14 +331,14 @@ class QRNNPreTrainedModel(PreTrainedModel):
     ) -> torch.Tensor:
         """`(batch, seq_len, embedding_size)`, with whole rows of the embedding matrix dropped in training.
 
-        Of a model that holds `embed_tokens`; errors name the arguments with the prefix.
+        Of a model that holds `embed_tokens` and `embedding_dropout`; errors name the arguments with the prefix.
         """
         if input_ids is not None and inputs_embeds is None:
             self._check_input_ids(input_ids, prefix)
             inputs_embeds = self.embed_tokens(input_ids)
-            if self.training and self.config.embedding_dropout:
+            if self.training and self.embedding_dropout.p:
                 words = inputs_embeds.new_ones(self.embed_tokens.weight.shape[0], 1)
-                inputs_embeds = inputs_embeds * dropout(words, self.config.embedding_dropout)[input_ids]
+                inputs_embeds = inputs_embeds * self.embedding_dropout(words)[input_ids]
             return inputs_embeds
         if inputs_embeds is not None and input_ids is None:
             self._check_inputs_embeds(inputs_embeds, prefix)
@@ -478,6 +463,7 @@ class QRNNModel(QRNNPreTrainedModel):
         # No `padding_idx`: pads are skipped whatever their embedding, and as a pad token may also end sentences, its
         # embedding must be trained.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.input_size)
+        self.embedding_dropout = QRNNDropout(config.embedding_dropout)
         self.embed_proj = make_projection(config.input_size, first_width)
         self.dropout = QRNNDropout(config.input_dropout, config.locked_dropout)
         self.layers = nn.ModuleList(QRNNBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers))

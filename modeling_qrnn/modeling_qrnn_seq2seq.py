@@ -37,10 +37,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_qrnn import QRNNSeq2SeqConfig
-from .layers_qrnn import QRNNLayer
+from .layers_qrnn import QRNNDropout, QRNNLayer
 from .modeling_qrnn import (
     QRNNBlock,
-    QRNNDropout,
     QRNNGenerationMixin,
     QRNNMixer,
     QRNNPreTrainedModel,
@@ -301,6 +300,7 @@ class QRNNSeq2SeqEncoder(QRNNSeq2SeqPreTrainedModel):
         config = config.encoder_config()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.input_size)
+        self.embedding_dropout = QRNNDropout(config.embedding_dropout)
         self.embed_proj = make_projection(config.input_size, config.layer_sizes[0][0])
         self.dropout = QRNNDropout(config.input_dropout, config.locked_dropout)
         self.layers = nn.ModuleList(QRNNEncoderBlock(config, layer_idx) for layer_idx in range(config.encoder_layers))

@@ -31,10 +31,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNSpeechConfig
-from .layers_qrnn import real_first
+from .layers_qrnn import QRNNDropout, real_first
 from .modeling_qrnn import (
     QRNNBlock,
-    QRNNDropout,
     QRNNPreTrainedModel,
     check_chunk,
     check_sequence_labels,

@@ -38,9 +38,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_qrnn import QRNNTimeSeriesConfig
+from .layers_qrnn import QRNNDropout
 from .modeling_qrnn import (
     QRNNBlock,
-    QRNNDropout,
     QRNNPreTrainedModel,
     can_be_looked_at,
     chunk_mask,
@@ -484,6 +484,9 @@ class QRNNDistributionHead:
         return self.output.distribution([param.clone() for param in params], loc=loc, scale=scale)
 
     def point(self, params: tuple[torch.Tensor, ...], loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        names = list(self.output.args_dim)
+        if "loc" in names:  # torch's own mean of a Student's t looks for undefined ones, which `torch.func` cannot
+            return params[names.index("loc")] * scale + loc
         return self.distribution(params, loc, scale).mean
 
     def losses(self, params, loc, scale, values: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:

@@ -458,12 +458,15 @@ def read_stamps(frame: pd.DataFrame, timestamp_column: str | None) -> pd.Datetim
     if len(frame) == 0:
         raise ValueError("The frame has no rows")
     if timestamp_column is None:
-        if not isinstance(frame.index, pd.DatetimeIndex):
-            raise ValueError(
-                f"The frame must have a DatetimeIndex, or `timestamp_column` must name its time stamps, got an index "
-                f"of {frame.index.dtype}"
-            )
         stamps = frame.index
+        if isinstance(stamps.dtype, pd.ArrowDtype) and stamps.dtype.kind == "M":
+            stamps = pd.DatetimeIndex(stamps)
+        if not isinstance(stamps, pd.DatetimeIndex):
+            advice = " (see its `to_timestamp`)" if isinstance(stamps, pd.PeriodIndex) else ""
+            raise ValueError(
+                "The frame must have a DatetimeIndex, or `timestamp_column` must name its time stamps, got an index "
+                f"of {stamps.dtype}{advice}"
+            )
     else:
         (name,) = checked_columns(frame, [timestamp_column])
         if pd.api.types.is_numeric_dtype(frame[name]):

@@ -667,9 +667,10 @@ def test_a_state_takes_the_precision_of_what_goes_on(redraw):
 
 
 def test_files_without_a_state_are_refused(tmp_path):
-    for nothing in (DynamicCache(), None):
-        with pytest.raises(ValueError, match="`cache` must hold the state of a QRNN"):
-            save_recurrent_state(nothing, tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match="`cache` must hold the state of a QRNN, got DynamicCache"):
+        save_recurrent_state(DynamicCache(), tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match=r"got None \(a model returns its state with `use_cache=True`\)"):
+        save_recurrent_state(None, tmp_path / "state.safetensors")
     (tmp_path / "text").write_text("no state")
     with pytest.raises(ValueError, match=r"`path` must be a safetensors file, but .*text is none"):
         load_recurrent_state(tmp_path / "text", make_config())

@@ -15,6 +15,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,19 @@ def test_fitted_is_saved(extractor, audio, tmp_path):
         assert type(loaded) is QRNNFeatureExtractor
         assert loaded.to_dict() == extractor.to_dict()
         assert np.array_equal(loaded.padded_frames(audio), extractor.padded_frames(audio))
+
+
+def test_datasets_store_what_is_not_padded(extractor):
+    recordings = [np.random.default_rng(n).normal(size=n) for n in (700, 1500, 700)]
+
+    def extract(rows):
+        return extractor([recordings[index] for index in rows["index"]], RATE, padding=False)
+
+    stored = datasets.Dataset.from_dict({"index": [0, 1, 2]}).map(extract, batched=True)
+    for recording, features, mask in zip(recordings, stored["input_features"], stored["attention_mask"], strict=True):
+        alone = extractor(recording, RATE)
+        np.testing.assert_array_equal(features, alone["input_features"][0])
+        assert mask == alone["attention_mask"][0].tolist()
 
 
 @pytest.mark.parametrize("samples", [[], np.array([], dtype=int), torch.tensor([])], ids=repr)

@@ -816,7 +816,7 @@ def test_compiles_whole(redraw, options):
 
 def test_extra_repr():
     assert "3, 4, kernel_size=2, pooling='fo'" in repr(QRNN(IN, HIDDEN))
-    assert "weight_dropout=0.1" in repr(QRNNLayer(IN, HIDDEN, weight_dropout=0.1))
+    assert "(weight_dropout): QRNNDropout(p=0.1" in repr(QRNNLayer(IN, HIDDEN, weight_dropout=0.1))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -641,6 +641,18 @@ def test_dropout_acts_in_training_alone(stack, field, locked, redraw):
         assert torch.equal(without(tokens).logits, at_evaluation)
 
 
+@pytest.mark.parametrize("field", [field for field in DROPOUTS if field != "zoneout"])
+def test_dropout_is_turned_off_where_others_look_for_it(field, redraw):
+    """As libraries do that compare two models' probabilities in training."""
+    model = redraw(make_model("causal", **{field: 0.5}))
+    tokens = make_batch()["input_ids"]
+    at_evaluation = model(tokens).logits
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert torch.equal(model(tokens).logits, at_evaluation)
+
+
 def test_word_is_dropped_everywhere_in_the_batch(redraw):
     model = redraw(make_model("base", embedding_dropout=0.5)).train()
     tokens, seen = torch.randint(VOCAB_SIZE, (8, 20)), []

@@ -483,8 +483,7 @@ def test_gradients_are_those_of_the_loss(horizon, make_model):
 @pytest.mark.parametrize("options", MODELS, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_of_each_example(options, loss, make_model):
-    """By `torch.func`; but for Student's distribution, whose mean in PyTorch looks at its numbers."""
-    model = make_model(**options, loss=loss, distribution_output="normal")
+    model = make_model(**options, loss=loss)
     batch, parameters = make_batch(model.config), dict(model.named_parameters())
 
     def loss_of(parameters, example):

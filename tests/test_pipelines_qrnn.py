@@ -575,6 +575,14 @@ def test_a_batch_size_changes_nothing(forecaster):
         pd.testing.assert_frame_equal(actual, expected)
 
 
+def test_stamps_of_arrow(forecaster):
+    """As `pandas.read_parquet(..., dtype_backend="pyarrow")` reads them."""
+    frame, forecast = make_frame(), forecaster()
+    arrow = frame.set_axis(frame.index.astype("timestamp[us][pyarrow]"))
+    assert not isinstance(arrow.index, pd.DatetimeIndex)
+    pd.testing.assert_frame_equal(forecast(arrow), forecast(frame), check_index_type=False)
+
+
 def test_a_list_of_frames(forecaster):
     forecast = forecaster()
     frames = [make_frame(), make_frame(17, "D", "z")]
@@ -593,6 +601,7 @@ WRONG = {
     "no frame": (([1.0, 2.0],), {}, "takes pandas frames, got tuple"),
     "no rows": (make_frame()[:0], {}, "The frame has no rows"),
     "no stamps": (make_frame().reset_index(drop=True), {}, "must have a DatetimeIndex, or `timestamp_column`"),
+    "periods": (make_frame().to_period(), {}, r"got an index of period\[h\] \(see its `to_timestamp`\)"),
     "no such column of stamps": (make_frame(), {"timestamp_column": "when"}, "There is no column 'when'; .* x, y"),
     "numbers for stamps": (make_frame(), {"timestamp_column": "x"}, "Column 'x' must hold time stamps, got float64"),
     "words for stamps": (changed(stamp="soon"), {"timestamp_column": "stamp"}, "Column 'stamp' must hold time stamps"),
