@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from modeling_qrnn import (
@@ -230,6 +230,18 @@ def test_embeddings_may_be_adapted(options, dropout):
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in adapted.parameters())
     with pytest.raises(ValueError, match="`input_ids` must lie between 0 and vocab_size - 1 = 29"):
         adapted(torch.tensor([[VOCAB_SIZE]]))
+
+
+def test_a_prompt_is_tuned():
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, num_attention_heads=1)
+    adapted = get_peft_model(make_model(), config)
+    ids = torch.tensor([[1, 2, 3]])
+    adapted(ids, labels=ids).loss.backward()
+    assert adapted.prompt_encoder["default"].embedding.weight.grad.abs().min() > 0
+    tokens = adapted.eval().generate(input_ids=ids, max_new_tokens=4, do_sample=False, use_cache=False)
+    for length in range(3, 7):
+        with torch.no_grad():
+            assert adapted(tokens[:, :length]).logits[0, -1].argmax() == tokens[0, length]
 
 
 def test_what_tells_series_apart_may_be_adapted():
