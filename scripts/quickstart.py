@@ -71,7 +71,7 @@ from recipes import ROOT, SettingsParser, hide_token, load_settings, read_model_
 from results import MODEL_CARD, describe_device, describe_versions, push
 from text_data import UNREADABLE
 from tokenization import BEGIN, END, PAD, byte_level_bpe
-from training import ResumableTrainer, check_weights
+from training import ResumableTrainer, check_supported, check_weights
 
 
 MODEL_CONFIG = ROOT / "configuration/models/quickstart.json"
@@ -401,6 +401,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     training_args, training_settings = read_training_arguments(args)
     check_processes(training_args.world_size)
+    check_supported(training_args)
     check_seed(training_args.seed)
     with one_line_error(args.model_config, OSError, ValueError, TypeError, StrictDataclassError):
         config = QRNNConfig.from_dict(read_model_config(args.model_config, QRNNConfig))

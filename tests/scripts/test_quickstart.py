@@ -283,6 +283,7 @@ MISTAKES = {
     "wrong training value": (["--training-config", "fast.yaml"], "argument --learning_rate/--learning-rate: invalid"),
     "training setting twice": (["--training-config", "twice.yaml"], "names that stand twice: seed"),
     "training config of no settings": (["--training-config", "short.txt"], "not a mapping of `name: value`"),
+    "half precision on a CPU": (["--training-config", "half.yaml"], "--fp16 is for GPUs, and would change nothing"),
     "another model": (["--model-config", "other.json"], "it holds a 'qrnn_speech', not a 'qrnn'"),
     "a package": (
         ["--train-file", "text.txt", "--training-config", "wandb.yaml", "--model-config", "tiny.json"],
@@ -307,6 +308,7 @@ def test_mistakes(mistake, quickstart, tmp_path, monkeypatch, capsys):
     Path("wrong.yaml").write_text("learning_rte: 0.1\n")
     Path("items.yaml").write_text("report_to: [none, no_such_logger]\nuse_cpu: true\n")
     Path("fast.yaml").write_text("learning_rate: fast\n")
+    Path("half.yaml").write_text("fp16: true\nuse_cpu: true\n")
     Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
     Path("other.json").write_text(json.dumps(TINY | {"model_type": "qrnn_speech"}))
     Path("tiny.json").write_text(json.dumps(TINY))
