@@ -260,7 +260,8 @@ class QRNNFeatureExtractor(SequenceFeatureExtractor):
 
         Returns:
             `input_features` `(batch, frames, feature_size)` float32, and `attention_mask` `(batch, frames)` int32;
-            with `padding=False` lists of them, one a recording, if these differ in length.
+            with `padding=False` lists of them, one for each recording, if these differ in length and `return_tensors`
+            is `None`.
 
         Raises:
             ValueError: for another sampling rate, several channels, another dtype, no samples, NaN or infinity.

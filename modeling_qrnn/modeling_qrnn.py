@@ -336,7 +336,7 @@ class QRNNPreTrainedModel(PreTrainedModel):
         if input_ids is not None and inputs_embeds is None:
             self._check_input_ids(input_ids, prefix)
             inputs_embeds = self.embed_tokens(input_ids)
-            if self.training and self.embedding_dropout.p:
+            if self.embedding_dropout.training and self.embedding_dropout.p:
                 words = inputs_embeds.new_ones(self.embed_tokens.weight.shape[0], 1)
                 inputs_embeds = inputs_embeds * self.embedding_dropout(words)[input_ids]
             return inputs_embeds

@@ -485,7 +485,8 @@ class QRNNDistributionHead:
 
     def point(self, params: tuple[torch.Tensor, ...], loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         names = list(self.output.args_dim)
-        if "loc" in names:  # torch's own mean of a Student's t looks for undefined ones, which `torch.func` cannot
+        # torch's mean of a Student's t looks at its numbers (undefined ones become NaN), which `torch.func` forbids.
+        if "loc" in names:
             return params[names.index("loc")] * scale + loc
         return self.distribution(params, loc, scale).mean
 

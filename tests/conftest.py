@@ -24,6 +24,7 @@ from torch import nn
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton's kernels are defined: they then run on a CPU
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report to the Hub that they were made
 
 
 class TorchRandom:
